@@ -1,0 +1,150 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	"github.com/hostgw/hostgw/subnet"
+)
+
+// Store is a network in etcd. It is a hostgw.SubnetStore and a
+// hostgw.LeaseWatcher.
+type Store struct {
+	layout
+	kv    pb.KVClient
+	lease pb.LeaseClient
+	watch pb.WatchClient
+}
+
+const (
+	// callTimeout bounds each call to etcd, so that a server that accepts calls
+	// and never answers them is an outage like others.
+	callTimeout = 10 * time.Second
+
+	// retryDelay is how long a watch or a keep-alive waits before it tries again
+	// what failed. A store that is back must be noticed well within a second.
+	retryDelay = 250 * time.Millisecond
+)
+
+// New returns the network stored under prefix, such as /coreos.com/network; the
+// slashes around it may be missing. The client must have a connection of its own
+// (from [Dial] or clientv3.New) and outlive the store. Its wrappers, such as
+// package namespace's, are not used.
+func New(client *clientv3.Client, prefix string) *Store {
+	conn := client.ActiveConnection()
+	return &Store{
+		layout: newLayout(prefix),
+		kv:     pb.NewKVClient(conn),
+		lease:  pb.NewLeaseClient(conn),
+		watch:  pb.NewWatchClient(conn),
+	}
+}
+
+// callOptions are those clientv3 itself uses, but calls do not wait for a server
+// that cannot be reached: they fail and say why.
+func callOptions() []grpc.CallOption {
+	return []grpc.CallOption{grpc.MaxCallRecvMsgSize(math.MaxInt32)}
+}
+
+// limit returns a context for one call. A member without a leader refuses it at
+// once instead of letting it wait.
+func limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(clientv3.WithRequireLeader(ctx), callTimeout, errNoAnswer)
+}
+
+var errNoAnswer = fmt.Errorf("no answer within %v", callTimeout)
+
+// explain makes the error of a call what a person wants to read and errors.Is
+// wants to see. ctx is the call's own, parent the caller's.
+func explain(ctx, parent context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case parent.Err() != nil:
+		return parent.Err()
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	if known, ok := errors.AsType[rpctypes.EtcdError](rpctypes.Error(err)); ok {
+		return known
+	}
+	return errors.New(rpctypes.ErrorDesc(err)) // without gRPC's framing
+}
+
+func (s *Store) txn(parent context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	ctx, cancel := limit(parent)
+	defer cancel()
+	resp, err := s.kv.Txn(ctx, req, callOptions()...)
+	return resp, explain(ctx, parent, err)
+}
+
+func (s *Store) get(parent context.Context, at span) (*pb.RangeResponse, error) {
+	ctx, cancel := limit(parent)
+	defer cancel()
+	resp, err := s.kv.Range(ctx, at.request(), callOptions()...)
+	return resp, explain(ctx, parent, err)
+}
+
+// Snapshot reads config and leases with one call.
+func (s *Store) Snapshot(ctx context.Context) (subnet.Snapshot, error) {
+	sn, err := s.read(ctx)
+	if err != nil {
+		return subnet.Snapshot{}, fmt.Errorf("reading the leases under %s from etcd: %w", s.prefix, err)
+	}
+	return *sn, nil
+}
+
+func (s *Store) read(ctx context.Context) (*subnet.Snapshot, error) {
+	resp, err := s.get(ctx, s.all())
+	if err != nil {
+		return nil, err
+	}
+	return s.layout.snapshot(resp.Kvs, resp.Header.Revision), nil
+}
+
+// What transactions are made of.
+
+func (at span) request() *pb.RangeRequest {
+	return &pb.RangeRequest{Key: []byte(at.key), RangeEnd: []byte(at.end)}
+}
+
+func opGet(r *pb.RangeRequest) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}}
+}
+
+func opPut(key string, value []byte, lease int64) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{
+		Key: []byte(key), Value: value, Lease: lease,
+	}}}
+}
+
+func opDelete(key string) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{
+		Key: []byte(key),
+	}}}
+}
+
+// ifModified holds if key was last written at revision; zero means that it does
+// not exist.
+func ifModified(key string, revision int64) *pb.Compare {
+	return &pb.Compare{
+		Key: []byte(key), Target: pb.Compare_MOD, Result: pb.Compare_EQUAL,
+		TargetUnion: &pb.Compare_ModRevision{ModRevision: revision},
+	}
+}
+
+// ifNoneAfter holds if nothing in the span was written after revision.
+func ifNoneAfter(at span, revision int64) *pb.Compare {
+	return &pb.Compare{
+		Key: []byte(at.key), RangeEnd: []byte(at.end), Target: pb.Compare_MOD, Result: pb.Compare_LESS,
+		TargetUnion: &pb.Compare_ModRevision{ModRevision: revision + 1},
+	}
+}

@@ -1,0 +1,162 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+const (
+	// probeInterval is how often a watch that hears nothing asks etcd for a sign
+	// of life, and maxUnanswered how often in vain before it is taken for away.
+	// The question is etcd's progress request on the watch's own stream. It tells
+	// more than a read would, for it travels the way the events do, and costs
+	// less: the answer is some twenty bytes that etcd makes without looking at
+	// the keys. Two streams for each of 1 000 nodes make a thousand of them a
+	// second.
+	probeInterval = 2 * time.Second
+	maxUnanswered = 2
+)
+
+var errCompacted = errors.New("etcd has compacted the history")
+
+// follow hears of all that happens in the spans from revision on, until ctx ends
+// or the stream breaks, and returns why. It calls opened once etcd has promised to
+// tell, and heard with events that are the whole of one or more revisions, the
+// oldest first. It never resumes by itself: what a server says after the stream
+// broke may be another history.
+func (s *Store) follow(parent context.Context, revision int64, spans []span, opened func(), heard func([]*mvccpb.Event)) error {
+	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(parent))
+	var receiver sync.WaitGroup
+	defer receiver.Wait()
+	defer cancel(nil)
+	fail := func(err error) error { return explain(ctx, parent, err) }
+
+	// clientv3 logs in first if it has a password, and would wait for that for ever.
+	opening := time.AfterFunc(callTimeout, func() { cancel(errNoAnswer) })
+	stream, err := s.watch.Watch(ctx, callOptions()...)
+	opening.Stop()
+	if err != nil {
+		return fail(err)
+	}
+	for _, at := range spans {
+		if err := stream.Send(createRequest(at, revision)); err != nil {
+			break // receiving tells why
+		}
+	}
+	answers := make(chan *pb.WatchResponse, 64)
+	broken := make(chan error, 1)
+	receiver.Go(func() { broken <- receive(ctx, stream, answers) })
+
+	probe := time.NewTicker(probeInterval)
+	defer probe.Stop()
+	unanswered, created := 0, 0
+	for {
+		select {
+		case err := <-broken:
+			return fail(err)
+		case <-probe.C:
+			if unanswered >= maxUnanswered {
+				return fmt.Errorf("etcd's watch is silent: no answer within %v", maxUnanswered*probeInterval)
+			}
+			unanswered++
+			if err := stream.Send(progressRequest()); err != nil {
+				continue // receiving tells why
+			}
+		case first := <-answers:
+			unanswered = 0
+			var events []*mvccpb.Event
+			for _, a := range gather(first, answers) {
+				switch {
+				case a.CompactRevision > 0:
+					return errCompacted
+				case a.Canceled:
+					return explain(ctx, parent, fmt.Errorf("etcd ended the watch: %s", a.CancelReason))
+				case a.Created:
+					if created++; created == len(spans) {
+						opened()
+					}
+				}
+				events = append(events, a.Events...)
+			}
+			if len(events) > 0 {
+				heard(events)
+			}
+		}
+	}
+}
+
+// receive hands on what the stream says until it breaks or ctx ends.
+func receive(ctx context.Context, stream pb.Watch_WatchClient, answers chan<- *pb.WatchResponse) error {
+	for {
+		a, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			err = errors.New("etcd ended the stream")
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case answers <- a:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// gather adds to first what else is there already, so that a burst is one update.
+func gather(first *pb.WatchResponse, answers <-chan *pb.WatchResponse) []*pb.WatchResponse {
+	all := []*pb.WatchResponse{first}
+	for {
+		select {
+		case a := <-answers:
+			all = append(all, a)
+		default:
+			return all
+		}
+	}
+}
+
+func createRequest(at span, revision int64) *pb.WatchRequest {
+	return &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
+		Key: []byte(at.key), RangeEnd: []byte(at.end), StartRevision: revision,
+	}}}
+}
+
+func progressRequest() *pb.WatchRequest {
+	return &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}
+}
+
+// latest keeps the last event of each key, in their order.
+func latest(events []*mvccpb.Event) []*mvccpb.Event {
+	last := make(map[string]int, len(events))
+	for i, e := range events {
+		last[string(e.Kv.Key)] = i
+	}
+	if len(last) == len(events) {
+		return events
+	}
+	i := -1
+	return slices.DeleteFunc(events, func(e *mvccpb.Event) bool {
+		i++
+		return last[string(e.Kv.Key)] != i
+	})
+}
+
+// pause waits before something is tried again.
+func pause(ctx context.Context) {
+	timer := time.NewTimer(retryDelay)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

@@ -1,0 +1,195 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/hostgw/hostgw/subnet"
+)
+
+// Watch tells what is stored as hostgw.LeaseWatcher says. It returns only when ctx
+// ends. An outage is noticed at once if the connection breaks, and within some
+// six seconds if etcd merely falls silent.
+func (s *Store) Watch(ctx context.Context, deliver func(subnet.Update)) error {
+	w := &watching{store: s, deliver: deliver}
+	for ctx.Err() == nil {
+		err := w.session(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, errCompacted):
+			w.known = false
+		case !w.down:
+			w.down = true
+			deliver(subnet.Update{Err: fmt.Errorf("watching the leases under %s in etcd: %w", s.prefix, err)})
+		}
+		pause(ctx)
+	}
+	return nil
+}
+
+// watching is a Watch under way and what it remembers of what it delivered, to
+// tell whether what it finds after an outage is the same.
+type watching struct {
+	store   *Store
+	deliver func(subnet.Update)
+	down    bool // the last update delivered was an error
+
+	known    bool // the rest is what was delivered
+	revision int64
+	count    int64            // keys in the range
+	newest   *mvccpb.KeyValue // the one last written; nil if it is gone
+}
+
+// session reads what is stored and then follows what happens to it, until that
+// breaks.
+func (w *watching) session(ctx context.Context) error {
+	now, err := w.read(ctx)
+	if err != nil {
+		return err
+	}
+	at := w.store.all()
+	begin := func() {
+		if now.kvs == nil && w.known {
+			w.revision = now.revision
+			if w.down {
+				w.down = false
+				w.deliver(subnet.Update{Revision: w.revision})
+			}
+			return
+		}
+		w.known, w.down = true, false
+		w.revision, w.count, w.newest = now.revision, int64(len(now.kvs)), newest(now.kvs)
+		w.deliver(subnet.Update{
+			Snapshot: w.store.layout.snapshot(now.kvs, now.revision),
+			Revision: now.revision,
+		})
+	}
+	return w.store.follow(ctx, now.revision+1, []span{at}, begin, w.heard)
+}
+
+// contents is what the range holds at a revision; kvs is nil if it is just what
+// was delivered before.
+type contents struct {
+	kvs      []*mvccpb.KeyValue
+	revision int64
+}
+
+// read reads the range, unless it can tell for less that nothing has changed. It
+// does not resume at the revision where it stopped hearing: a server that was
+// wiped or restored meanwhile may have reached that revision again, with a
+// different history, and nothing in its answers would say so. But if the range
+// holds as many keys as before, none of them written since, and the last one
+// written is the same, then there is nothing to be told. All nodes ask this at the
+// same moment when etcd comes back, so it matters that the answer is short.
+func (w *watching) read(ctx context.Context) (contents, error) {
+	all := w.store.all()
+	if !w.known || w.newest == nil {
+		return w.readAll(ctx)
+	}
+	count := all.request()
+	count.CountOnly = true
+	key := string(w.newest.Key)
+	resp, err := w.store.txn(ctx, &pb.TxnRequest{
+		Compare: []*pb.Compare{
+			ifNoneAfter(all, w.revision),
+			ifModified(key, w.newest.ModRevision),
+			ifValue(key, w.newest.Value),
+		},
+		Success: []*pb.RequestOp{opGet(count)},
+		Failure: []*pb.RequestOp{opGet(all.request())},
+	})
+	if err != nil {
+		return contents{}, err
+	}
+	got, revision := resp.Responses[0].GetResponseRange(), resp.Header.Revision
+	switch {
+	case !resp.Succeeded:
+		return contents{nonNil(got.Kvs), revision}, nil
+	case got.Count == w.count:
+		return contents{nil, revision}, nil
+	}
+	return w.readAll(ctx)
+}
+
+func (w *watching) readAll(ctx context.Context) (contents, error) {
+	resp, err := w.store.get(ctx, w.store.all())
+	if err != nil {
+		return contents{}, err
+	}
+	return contents{nonNil(resp.Kvs), resp.Header.Revision}, nil
+}
+
+// heard delivers events and takes note of them.
+func (w *watching) heard(events []*mvccpb.Event) {
+	for _, e := range events {
+		switch {
+		case e.Type == mvccpb.Event_DELETE:
+			w.count--
+			w.newest = nil
+		case e.Kv.CreateRevision == e.Kv.ModRevision:
+			w.count++
+			fallthrough
+		default:
+			w.newest = e.Kv
+		}
+	}
+	w.revision = events[len(events)-1].Kv.ModRevision
+	u := w.store.update(latest(events))
+	u.Revision = w.revision
+	if u.Config == nil && len(u.Put)+len(u.Deleted) == 0 {
+		return // some other key in the range
+	}
+	w.deliver(u)
+}
+
+// update sorts events, one for each key.
+func (l layout) update(events []*mvccpb.Event) subnet.Update {
+	var u subnet.Update
+	for _, e := range events {
+		gone := e.Type == mvccpb.Event_DELETE
+		name, isLease := l.leaseName(e.Kv.Key)
+		switch {
+		case isLease && gone:
+			u.Deleted = append(u.Deleted, name)
+		case isLease:
+			u.Put = append(u.Put, l.record(name, e.Kv))
+		case l.isConfig(e.Kv.Key):
+			c := subnet.NetworkConfig{Err: subnet.ErrNoConfig}
+			if !gone {
+				c = readConfig(e.Kv)
+			}
+			u.Config = &c
+		}
+	}
+	return u
+}
+
+// newest returns the key that was last written.
+func newest(kvs []*mvccpb.KeyValue) *mvccpb.KeyValue {
+	var last *mvccpb.KeyValue
+	for _, kv := range kvs {
+		if last == nil || kv.ModRevision > last.ModRevision {
+			last = kv
+		}
+	}
+	return last
+}
+
+func nonNil(kvs []*mvccpb.KeyValue) []*mvccpb.KeyValue {
+	if kvs == nil {
+		return []*mvccpb.KeyValue{}
+	}
+	return kvs
+}
+
+func ifValue(key string, value []byte) *pb.Compare {
+	return &pb.Compare{
+		Key: []byte(key), Target: pb.Compare_VALUE, Result: pb.Compare_EQUAL,
+		TargetUnion: &pb.Compare_Value{Value: value},
+	}
+}
