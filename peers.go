@@ -1,0 +1,427 @@
+package hostgw
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/hostgw/hostgw/netlinkx"
+	"github.com/hostgw/hostgw/subnet"
+)
+
+// Peers says what would become of every lease of a network under p: the peers
+// with a route or a reason each, ordered by name. It is a pure function; a
+// Manager keeps the same incrementally.
+func (p Policy) Peers(records []subnet.Record) []Peer {
+	t := newPeerTable()
+	t.policy = p
+	t.update(records, nil, time.Time{})
+	return t.list()
+}
+
+// peerTable is what this node knows of its peers and, derived from it, the
+// routes it wants. A change costs the peers it touches, not all of them.
+type peerTable struct {
+	policy Policy
+	peers  map[string]*peer // by record name
+
+	// contenders are the sound leases by subnet: those that take part when
+	// subnets overlap. lengths counts how many there are of each prefix length,
+	// so that looking for overlaps is one lookup for each length in use.
+	contenders map[netip.Prefix][]claimant
+	lengths    map[prefixLen]int
+
+	wanted map[netip.Prefix]wantedRoute
+	dirty  map[netip.Prefix]struct{} // subnets whose wanted route may have changed
+}
+
+type prefixLen struct {
+	is4  bool
+	bits int
+}
+
+func lengthOf(p netip.Prefix) prefixLen { return prefixLen{p.Addr().Is4(), p.Bits()} }
+
+// claimant is one family of a peer's lease.
+type claimant struct {
+	peer   *peer
+	family int // index into peer.routes
+}
+
+type wantedRoute struct {
+	route netlinkx.Route
+	owner claimant
+	told  netlinkx.RouteStatus // what the programmer said of it last
+}
+
+type peer struct {
+	record  subnet.Record
+	missing time.Time   // since when a snapshot lacks it; zero if it does not
+	routes  []PeerRoute // one for each verdict
+}
+
+func newPeerTable() *peerTable {
+	return &peerTable{
+		peers:      map[string]*peer{},
+		contenders: map[netip.Prefix][]claimant{},
+		lengths:    map[prefixLen]int{},
+		wanted:     map[netip.Prefix]wantedRoute{},
+		dirty:      map[netip.Prefix]struct{}{},
+	}
+}
+
+// isOwn reports whether r is this node's own lease, not a peer's.
+func (t *peerTable) isOwn(r subnet.Record) bool {
+	return r.Err == nil && r.Lease.Key == t.policy.Own.Key && r.Lease.Holder.Same(t.policy.Own.Holder)
+}
+
+// update takes in what changed and returns the peers that did, or whose verdict
+// did, ordered by name.
+func (t *peerTable) update(put []subnet.Record, deleted []string, now time.Time) []*peer {
+	touched := map[*peer]struct{}{}
+	for _, name := range deleted {
+		if old, ok := t.peers[name]; ok {
+			t.withdraw(old, touched)
+			delete(t.peers, name)
+		}
+	}
+	for _, r := range put {
+		old := t.peers[r.Name]
+		if t.isOwn(r) {
+			if old != nil {
+				t.withdraw(old, touched)
+				delete(t.peers, r.Name)
+			}
+			continue
+		}
+		if old != nil && old.missing.IsZero() && sameRecord(old.record, r) {
+			continue
+		}
+		// Withdrawn before the new one is entered, but with the route's state kept:
+		// to the kernel it is the same route, changed.
+		n := &peer{record: r}
+		if old != nil {
+			n.routes = old.routes
+			t.withdraw(old, touched)
+			delete(touched, old)
+		}
+		t.peers[r.Name] = n
+		t.enter(n, touched)
+		touched[n] = struct{}{}
+	}
+	for p := range touched {
+		if t.peers[p.record.Name] == p {
+			t.judge(p, now)
+		} else {
+			delete(touched, p)
+		}
+	}
+	return slices.SortedFunc(maps.Keys(touched), byName)
+}
+
+// sameRecord reports whether nothing was written between a and b.
+func sameRecord(a, b subnet.Record) bool {
+	if a.Err != nil || b.Err != nil {
+		return a.Err != nil && b.Err != nil && a.Name == b.Name && a.Modified == b.Modified && a.Err.Error() == b.Err.Error()
+	}
+	x, y := a.Lease.Holder, b.Lease.Holder
+	return a.Name == b.Name && a.Created == b.Created && a.Modified == b.Modified && a.Token == b.Token &&
+		a.Lease.Key == b.Lease.Key && x.PublicIP == y.PublicIP && x.PublicIPv6 == y.PublicIPv6 && x.BackendType == y.BackendType
+}
+
+// rejudge judges every peer again, after the policy changed.
+func (t *peerTable) rejudge(now time.Time) {
+	t.contenders = make(map[netip.Prefix][]claimant, len(t.peers))
+	clear(t.lengths)
+	all := map[*peer]struct{}{}
+	for name, p := range t.peers {
+		if t.isOwn(p.record) {
+			delete(t.peers, name)
+			continue
+		}
+		t.enter(p, all)
+	}
+	for _, p := range t.peers {
+		t.judge(p, now)
+	}
+	for subnet := range t.wanted {
+		t.dirty[subnet] = struct{}{}
+	}
+}
+
+// enter adds a peer's sound families to the contenders and touches those they meet.
+func (t *peerTable) enter(p *peer, touched map[*peer]struct{}) {
+	for i, r := range t.sound(p.record) {
+		t.contenders[r.Subnet] = append(t.contenders[r.Subnet], claimant{p, i})
+		t.lengths[lengthOf(r.Subnet)]++
+		t.touchOverlapping(r.Subnet, p, touched)
+	}
+}
+
+// withdraw takes a peer out of the contenders, and touches those it was in the
+// way of.
+func (t *peerTable) withdraw(p *peer, touched map[*peer]struct{}) {
+	for _, r := range t.sound(p.record) {
+		left := slices.DeleteFunc(t.contenders[r.Subnet], func(c claimant) bool { return c.peer == p })
+		if len(left) == 0 {
+			delete(t.contenders, r.Subnet)
+		} else {
+			t.contenders[r.Subnet] = left
+		}
+		if l := lengthOf(r.Subnet); t.lengths[l] > 1 {
+			t.lengths[l]--
+		} else {
+			delete(t.lengths, l)
+		}
+		t.dirty[r.Subnet] = struct{}{}
+		t.touchOverlapping(r.Subnet, p, touched)
+	}
+	delete(touched, p)
+}
+
+// sound yields the routes of a record that take part in contests, with the
+// family's index among its verdicts.
+func (t *peerTable) sound(r subnet.Record) func(yield func(int, netlinkx.Route) bool) {
+	return func(yield func(int, netlinkx.Route) bool) {
+		if r.Err != nil {
+			return
+		}
+		i := 0
+		for route := range routes(r.Lease) {
+			if reason, _ := t.policy.sound(r.Lease, route); reason == ReasonNone && !yield(i, route) {
+				return
+			}
+			i++
+		}
+	}
+}
+
+func (t *peerTable) touchOverlapping(p netip.Prefix, but *peer, touched map[*peer]struct{}) {
+	for c := range t.overlapping(p) {
+		if c.peer != but {
+			touched[c.peer] = struct{}{}
+		}
+	}
+}
+
+// overlapping yields the contenders that have an address of p.
+func (t *peerTable) overlapping(p netip.Prefix) func(yield func(claimant) bool) {
+	return func(yield func(claimant) bool) {
+		for l := range t.lengths {
+			switch {
+			case l.is4 != p.Addr().Is4():
+			case l.bits <= p.Bits():
+				wider, _ := p.Addr().Prefix(l.bits)
+				for _, c := range t.contenders[wider] {
+					if !yield(c) {
+						return
+					}
+				}
+			default:
+				// Subnets cut finer than this one: only in a network whose config
+				// changed, or where somebody wrote leases by hand.
+				for narrower, cs := range t.contenders {
+					if lengthOf(narrower) != l || !p.Contains(narrower.Addr()) {
+						continue
+					}
+					for _, c := range cs {
+						if !yield(c) {
+							return
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// before reports whether p's claim to an address goes before o's: a lease the
+// store still shows before one it no longer does, then the older one.
+func (p *peer) before(o *peer) bool {
+	if p.missing.IsZero() != o.missing.IsZero() {
+		return p.missing.IsZero()
+	}
+	return cmp.Or(cmp.Compare(p.record.Created, o.record.Created), cmp.Compare(p.record.Name, o.record.Name)) < 0
+}
+
+// judge gives a peer its verdicts.
+func (t *peerTable) judge(p *peer, now time.Time) {
+	old := p.routes
+	p.routes = make([]PeerRoute, 0, len(old))
+	for i, v := range t.policy.Judge(p.record) {
+		if v.Reason == ReasonNone || v.Reason == ReasonGatewayOffLink {
+			if winner := t.winner(p, v.Route.Subnet); winner != nil {
+				v.Reason = ReasonOverlapsPeer
+				v.Err = fmt.Errorf("subnet %s overlaps the older lease %s", v.Route.Subnet, winner.record.Name)
+			}
+		}
+		r := PeerRoute{Subnet: v.Route.Subnet, Gateway: v.Route.Gateway, Reason: v.Reason, Err: v.Err, Since: now}
+		if i < len(old) && old[i].Subnet == r.Subnet && old[i].Reason == r.Reason {
+			r.Since = old[i].Since
+			if r.Reason == ReasonNone && old[i].Gateway == r.Gateway {
+				r.State, r.Err = old[i].State, old[i].Err
+			}
+		}
+		p.routes = append(p.routes, r)
+	}
+	for _, rs := range [...][]PeerRoute{old, p.routes} {
+		for _, r := range rs {
+			if r.Subnet.IsValid() {
+				t.dirty[r.Subnet] = struct{}{}
+			}
+		}
+	}
+}
+
+// winner returns a peer whose claim to addresses of p's subnet goes before p's;
+// nil if there is none.
+func (t *peerTable) winner(p *peer, s netip.Prefix) *peer {
+	var first *peer
+	for c := range t.overlapping(s) {
+		if c.peer != p && c.peer.before(p) && (first == nil || c.peer.before(first)) {
+			first = c.peer
+		}
+	}
+	return first
+}
+
+// delta returns what changed in the wanted routes since it was last called.
+func (t *peerTable) delta() (put []netlinkx.Route, remove []netip.Prefix) {
+	for s := range t.dirty {
+		old, had := t.wanted[s]
+		n, has := t.want(s)
+		switch {
+		case has:
+			if !had || old.route != n.route {
+				put = append(put, n.route)
+			} else if n.told = old.told; old.owner != n.owner && n.told.Route == n.route {
+				// Another lease asks for the route that is there: the programmer has
+				// nothing new to say of it.
+				n.owner.take(n.told)
+			}
+			t.wanted[s] = n
+		case had:
+			delete(t.wanted, s)
+			remove = append(remove, s)
+		}
+	}
+	clear(t.dirty)
+	slices.SortFunc(put, func(a, b netlinkx.Route) int { return a.Subnet.Compare(b.Subnet) })
+	slices.SortFunc(remove, netip.Prefix.Compare)
+	return put, remove
+}
+
+// want returns the route to s that the verdicts ask for.
+func (t *peerTable) want(s netip.Prefix) (wantedRoute, bool) {
+	for _, c := range t.contenders[s] {
+		if c.family < len(c.peer.routes) && c.peer.routes[c.family].Reason == ReasonNone {
+			r := c.peer.routes[c.family]
+			return wantedRoute{route: netlinkx.Route{Subnet: r.Subnet, Gateway: r.Gateway}, owner: c}, true
+		}
+	}
+	return wantedRoute{}, false
+}
+
+// wantedRoutes returns the whole wanted set.
+func (t *peerTable) wantedRoutes() []netlinkx.Route {
+	rs := make([]netlinkx.Route, 0, len(t.wanted))
+	for _, w := range t.wanted {
+		rs = append(rs, w.route)
+	}
+	slices.SortFunc(rs, func(a, b netlinkx.Route) int { return a.Subnet.Compare(b.Subnet) })
+	return rs
+}
+
+// report takes in how far a wanted route is, and returns its peer; nil if the
+// route is not wanted any more.
+func (t *peerTable) report(s netlinkx.RouteStatus) *peer {
+	w, ok := t.wanted[s.Route.Subnet]
+	if !ok || w.route != s.Route {
+		return nil
+	}
+	w.told = s
+	t.wanted[s.Route.Subnet] = w
+	w.owner.take(s)
+	return w.owner.peer
+}
+
+// take takes in the state of c's route.
+func (c claimant) take(s netlinkx.RouteStatus) {
+	r := &c.peer.routes[c.family]
+	r.State, r.Err, r.Since = s.State, s.Err, s.Since
+}
+
+// miss marks the peers that have a route and are not in names as missing since
+// now, and returns the names of the others not in it, which can go.
+func (t *peerTable) miss(names map[string]struct{}, now time.Time) (gone []string) {
+	for name, p := range t.peers {
+		if _, ok := names[name]; ok {
+			continue
+		}
+		if !t.hold(p, now) {
+			gone = append(gone, name)
+		}
+	}
+	return gone
+}
+
+// hold marks a peer as missing if it has a route to keep meanwhile.
+func (t *peerTable) hold(p *peer, now time.Time) bool {
+	routed := func(r PeerRoute) bool { return r.Reason == ReasonNone }
+	if !slices.ContainsFunc(p.routes, routed) {
+		return false
+	}
+	if p.missing.IsZero() {
+		p.missing = now
+	}
+	return true
+}
+
+// missAgain lets the time of those that are missing begin now.
+func (t *peerTable) missAgain(now time.Time) {
+	for _, p := range t.peers {
+		if !p.missing.IsZero() {
+			p.missing = now
+		}
+	}
+}
+
+// expired returns the names of peers missing since before the given time, and
+// when the first of those that remain went missing; zero if none did.
+func (t *peerTable) expired(before time.Time) (names []string, next time.Time) {
+	for name, p := range t.peers {
+		switch {
+		case p.missing.IsZero():
+		case !p.missing.After(before):
+			names = append(names, name)
+		case next.IsZero() || p.missing.Before(next):
+			next = p.missing
+		}
+	}
+	return names, next
+}
+
+// list returns the peers ordered by name.
+func (t *peerTable) list() []Peer {
+	ps := make([]Peer, 0, len(t.peers))
+	for _, p := range slices.SortedFunc(maps.Values(t.peers), byName) {
+		ps = append(ps, p.peer())
+	}
+	return ps
+}
+
+func byName(a, b *peer) int { return cmp.Compare(a.record.Name, b.record.Name) }
+
+// peer returns p as the outside sees it.
+func (p *peer) peer() Peer {
+	return Peer{
+		Name:     p.record.Name,
+		Lease:    p.record.Lease,
+		Reserved: p.record.Reserved(),
+		Routes:   slices.Clone(p.routes),
+		Missing:  p.missing,
+	}
+}
