@@ -99,40 +99,31 @@ func (k *keeping) report(change func()) {
 	k.renewed(l)
 }
 
-var errLookAgain = errors.New("something has changed")
-
 // listen looks at the two keys whenever they change, until ctx ends or the lease
 // is lost.
 func (k *keeping) listen(ctx context.Context) error {
 	name := k.record.Name
 	keys := []span{{key: k.store.layout.lease(name)}, {key: k.store.user(name)}}
 	for ctx.Err() == nil {
-		revision, err := k.look(ctx)
-		if errors.Is(err, subnet.ErrLeaseLost) {
-			return err
-		}
-		if err == nil {
-			if k.record.Reserved() {
+		var seen int64
+		look := func(ctx context.Context) (err error) {
+			if seen, err = k.look(ctx); err == nil && k.record.Reserved() {
 				k.report(func() {})
 			}
-			err = k.hear(ctx, revision, keys)
+			return err
 		}
-		if !errors.Is(err, errLookAgain) {
-			pause(ctx)
+		again := func(ctx context.Context, events []*mvccpb.Event) error {
+			if len(after(events, seen)) == 0 {
+				return nil
+			}
+			return look(ctx)
 		}
+		if err := k.store.follow(ctx, keys, look, again); errors.Is(err, subnet.ErrLeaseLost) {
+			return err
+		}
+		pause(ctx)
 	}
 	return nil
-}
-
-// hear returns errLookAgain after the first event.
-func (k *keeping) hear(ctx context.Context, revision int64, keys []span) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	err := k.store.follow(ctx, revision+1, keys, func() {}, func([]*mvccpb.Event) { cancel(errLookAgain) })
-	if cause := context.Cause(ctx); errors.Is(cause, errLookAgain) {
-		return cause
-	}
-	return err
 }
 
 // look reads the two keys, and returns the revision that it saw. It returns

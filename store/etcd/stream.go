@@ -26,14 +26,20 @@ const (
 	maxUnanswered = 2
 )
 
+// errCompacted is what a watch ends with that has fallen too far behind.
 var errCompacted = errors.New("etcd has compacted the history")
 
-// follow hears of all that happens in the spans from revision on, until ctx ends
-// or the stream breaks, and returns why. It calls opened once etcd has promised to
-// tell, and heard with events that are the whole of one or more revisions, the
-// oldest first. It never resumes by itself: what a server says after the stream
-// broke may be another history.
-func (s *Store) follow(parent context.Context, revision int64, spans []span, opened func(), heard func([]*mvccpb.Event)) error {
+// follow hears of all that happens in the spans until ctx ends or the stream
+// breaks, and returns why. Once etcd has promised to tell, it calls opened, which
+// reads what is there by then; from there on heard gets the events, the whole of
+// one or more revisions at a time, the oldest first, some of them older than what
+// opened has read. An error of either ends it.
+//
+// It listens first and reads then, from within. The other way round, a server
+// could be wiped between the two, reach the revision that was read and go on from
+// there, and no answer to the watch would tell. And it never resumes by itself,
+// for the same reason.
+func (s *Store) follow(parent context.Context, spans []span, opened func(context.Context) error, heard func(context.Context, []*mvccpb.Event) error) error {
 	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(parent))
 	var receiver sync.WaitGroup
 	defer receiver.Wait()
@@ -48,7 +54,7 @@ func (s *Store) follow(parent context.Context, revision int64, spans []span, ope
 		return fail(err)
 	}
 	for _, at := range spans {
-		if err := stream.Send(createRequest(at, revision)); err != nil {
+		if err := stream.Send(createRequest(at)); err != nil {
 			break // receiving tells why
 		}
 	}
@@ -81,14 +87,20 @@ func (s *Store) follow(parent context.Context, revision int64, spans []span, ope
 				case a.Canceled:
 					return explain(ctx, parent, fmt.Errorf("etcd ended the watch: %s", a.CancelReason))
 				case a.Created:
-					if created++; created == len(spans) {
-						opened()
+					if created++; created < len(spans) {
+						break
+					}
+					if err := opened(parent); err != nil {
+						return err
 					}
 				}
 				events = append(events, a.Events...)
 			}
-			if len(events) > 0 {
-				heard(events)
+			// Before it is opened, all events are older than what will be read.
+			if len(events) > 0 && created == len(spans) {
+				if err := heard(parent, events); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -125,14 +137,23 @@ func gather(first *pb.WatchResponse, answers <-chan *pb.WatchResponse) []*pb.Wat
 	}
 }
 
-func createRequest(at span, revision int64) *pb.WatchRequest {
+func createRequest(at span) *pb.WatchRequest {
 	return &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
-		Key: []byte(at.key), RangeEnd: []byte(at.end), StartRevision: revision,
+		Key: []byte(at.key), RangeEnd: []byte(at.end),
 	}}}
 }
 
 func progressRequest() *pb.WatchRequest {
 	return &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}
+}
+
+// after leaves out the events up to revision.
+func after(events []*mvccpb.Event, revision int64) []*mvccpb.Event {
+	i := slices.IndexFunc(events, func(e *mvccpb.Event) bool { return e.Kv.ModRevision > revision })
+	if i < 0 {
+		return nil
+	}
+	return events[i:]
 }
 
 // latest keeps the last event of each key, in their order.

@@ -45,31 +45,32 @@ type watching struct {
 	newest   *mvccpb.KeyValue // the one last written; nil if it is gone
 }
 
-// session reads what is stored and then follows what happens to it, until that
-// breaks.
+// session tells what is stored and then what happens to it, until that breaks.
 func (w *watching) session(ctx context.Context) error {
+	return w.store.follow(ctx, []span{w.store.all()}, w.begin, w.heard)
+}
+
+// begin delivers what is there, or that it is what was there before.
+func (w *watching) begin(ctx context.Context) error {
 	now, err := w.read(ctx)
 	if err != nil {
 		return err
 	}
-	at := w.store.all()
-	begin := func() {
-		if now.kvs == nil && w.known {
-			w.revision = now.revision
-			if w.down {
-				w.down = false
-				w.deliver(subnet.Update{Revision: w.revision})
-			}
-			return
+	if now.kvs == nil {
+		w.revision = now.revision
+		if w.down {
+			w.down = false
+			w.deliver(subnet.Update{Revision: w.revision})
 		}
-		w.known, w.down = true, false
-		w.revision, w.count, w.newest = now.revision, int64(len(now.kvs)), newest(now.kvs)
-		w.deliver(subnet.Update{
-			Snapshot: w.store.layout.snapshot(now.kvs, now.revision),
-			Revision: now.revision,
-		})
+		return nil
 	}
-	return w.store.follow(ctx, now.revision+1, []span{at}, begin, w.heard)
+	w.known, w.down = true, false
+	w.revision, w.count, w.newest = now.revision, int64(len(now.kvs)), newest(now.kvs)
+	w.deliver(subnet.Update{
+		Snapshot: w.store.layout.snapshot(now.kvs, now.revision),
+		Revision: now.revision,
+	})
+	return nil
 }
 
 // contents is what the range holds at a revision; kvs is nil if it is just what
@@ -125,7 +126,10 @@ func (w *watching) readAll(ctx context.Context) (contents, error) {
 }
 
 // heard delivers events and takes note of them.
-func (w *watching) heard(events []*mvccpb.Event) {
+func (w *watching) heard(_ context.Context, events []*mvccpb.Event) error {
+	if events = after(events, w.revision); len(events) == 0 {
+		return nil
+	}
 	for _, e := range events {
 		switch {
 		case e.Type == mvccpb.Event_DELETE:
@@ -142,9 +146,10 @@ func (w *watching) heard(events []*mvccpb.Event) {
 	u := w.store.update(latest(events))
 	u.Revision = w.revision
 	if u.Config == nil && len(u.Put)+len(u.Deleted) == 0 {
-		return // some other key in the range
+		return nil // some other key in the range
 	}
 	w.deliver(u)
+	return nil
 }
 
 // update sorts events, one for each key.

@@ -121,9 +121,9 @@ func TestExpiry(t *testing.T) {
 		updates := watch(t, s)
 		next(t, updates)
 
-		time.Sleep(time.Hour - 1)
+		time.Sleep(time.Hour - time.Nanosecond)
 		none(t, updates)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if u := next(t, updates); len(u.Deleted) != 1 || u.Deleted[0] != left.Name || len(u.Put) > 0 {
 			t.Errorf("an hour later: %+v", u)
 		}

@@ -1,0 +1,3 @@
+// Package etcdstore holds the tests of store/etcd that need a real etcd, which
+// the root module must not depend on.
+package etcdstore
