@@ -78,7 +78,9 @@ type Manager struct {
 	mu        sync.Mutex
 	status    Status // but Peers, which are in the table
 	table     *peerTable
-	known     bool // whether a snapshot has been seen
+	known     bool          // whether a snapshot has been seen
+	shown     subnet.Record // this node's own, as the watch showed it last
+	former    string        // what was shown before this node moved
 	wanted    wantedState
 	unsettled bool    // whether peers that are missing had no chance to be back yet
 	events    []Event // to be observed once mu is free

@@ -127,7 +127,9 @@ func (m *Manager) takeUpdate(u subnet.Update) {
 		}
 		gone := m.table.miss(names, now)
 		m.takePeers(s.Records, gone, now)
-		if _, ok := names[own.Name]; own.Name != "" && !ok {
+		if r, ok := find(s.Records, own.Name); ok {
+			m.shown = r
+		} else if own.Name != "" {
 			m.askForLook()
 		}
 		if !m.known {
@@ -144,9 +146,11 @@ func (m *Manager) takeUpdate(u subnet.Update) {
 	}
 	gone := u.Deleted
 	if own.Name != "" && slices.Contains(gone, own.Name) {
+		m.askForLook()
+	}
+	if m.forgotten(u) {
 		// This node did not leave, so the store has lost its memory: the others may
 		// not have left either.
-		m.askForLook()
 		gone = slices.DeleteFunc(slices.Clone(gone), func(name string) bool {
 			p := m.table.peers[name]
 			return p != nil && m.table.hold(p, now)
@@ -158,6 +162,31 @@ func (m *Manager) takeUpdate(u subnet.Update) {
 		}
 	}
 	m.takePeers(u.Put, gone, now)
+}
+
+// forgotten reports whether u says that this node's lease was deleted: by itself,
+// or, if tenure has put it back since, by its having been created anew.
+func (m *Manager) forgotten(u subnet.Update) bool {
+	own := m.status.Record
+	forgotten := false
+	for _, name := range u.Deleted {
+		if name == own.Name || name == m.former {
+			forgotten, m.former = true, ""
+		}
+	}
+	for _, r := range u.Put {
+		switch r.Name {
+		case m.former:
+			m.former = "" // it is somebody else's now
+		case own.Name:
+			forgotten = forgotten || r.Name == m.shown.Name && r.Created != m.shown.Created
+			m.shown = r
+			if r.Err != nil || !r.Lease.Holder.Same(own.Lease.Holder) {
+				m.shown = subnet.Record{}
+			}
+		}
+	}
+	return forgotten
 }
 
 // takeConfig takes in the network config as the store holds it.
@@ -364,6 +393,9 @@ func (m *Manager) takeLease(r subnet.Record, nc subnet.NetworkConfig, absent boo
 	m.status.Record = r
 	m.status.Joined = Joined{Config: nc.Config, Lease: r.Lease}
 	m.status.Rival = nil
+	if m.shown.Name != r.Name {
+		m.shown, m.former = r, m.shown.Name
+	}
 	if before.Lease.Key == r.Lease.Key {
 		m.log.Info("lease is held again", "lease", r.Name)
 		return

@@ -34,6 +34,8 @@ type peerTable struct {
 	contenders map[netip.Prefix][]claimant
 	lengths    map[prefixLen]int
 
+	contested map[*peer]struct{} // to be judged with the next update: who has gone missing, and whom that may let win
+
 	wanted map[netip.Prefix]wantedRoute
 	dirty  map[netip.Prefix]struct{} // subnets whose wanted route may have changed
 }
@@ -60,6 +62,7 @@ type wantedRoute struct {
 type peer struct {
 	record  subnet.Record
 	missing time.Time   // since when a snapshot lacks it; zero if it does not
+	seen    time.Time   // when that was first so, whatever missAgain says
 	routes  []PeerRoute // one for each verdict
 }
 
@@ -68,6 +71,7 @@ func newPeerTable() *peerTable {
 		peers:      map[string]*peer{},
 		contenders: map[netip.Prefix][]claimant{},
 		lengths:    map[prefixLen]int{},
+		contested:  map[*peer]struct{}{},
 		wanted:     map[netip.Prefix]wantedRoute{},
 		dirty:      map[netip.Prefix]struct{}{},
 	}
@@ -81,7 +85,8 @@ func (t *peerTable) isOwn(r subnet.Record) bool {
 // update takes in what changed and returns the peers that did, or whose verdict
 // did, ordered by name.
 func (t *peerTable) update(put []subnet.Record, deleted []string, now time.Time) []*peer {
-	touched := map[*peer]struct{}{}
+	touched := t.contested
+	t.contested = map[*peer]struct{}{}
 	for _, name := range deleted {
 		if old, ok := t.peers[name]; ok {
 			t.withdraw(old, touched)
@@ -239,10 +244,14 @@ func (t *peerTable) overlapping(p netip.Prefix) func(yield func(claimant) bool) 
 }
 
 // before reports whether p's claim to an address goes before o's: a lease the
-// store still shows before one it no longer does, then the older one.
+// store still shows before one it no longer does, one that it showed for longer
+// before the other, then the older one.
 func (p *peer) before(o *peer) bool {
 	if p.missing.IsZero() != o.missing.IsZero() {
 		return p.missing.IsZero()
+	}
+	if !p.seen.Equal(o.seen) {
+		return p.seen.After(o.seen)
 	}
 	return cmp.Or(cmp.Compare(p.record.Created, o.record.Created), cmp.Compare(p.record.Name, o.record.Name)) < 0
 }
@@ -375,7 +384,11 @@ func (t *peerTable) hold(p *peer, now time.Time) bool {
 		return false
 	}
 	if p.missing.IsZero() {
-		p.missing = now
+		p.missing, p.seen = now, now
+		t.contested[p] = struct{}{}
+		for _, r := range t.sound(p.record) {
+			t.touchOverlapping(r.Subnet, p, t.contested)
+		}
 	}
 	return true
 }

@@ -199,15 +199,18 @@ func (m *Manager) claim(ctx context.Context, snap subnet.Snapshot, c subnet.Choi
 	if c.Held != nil && !snap.Config.Config.Fits(c.Key) {
 		h = c.Held.Lease.Holder // of the families that the key has, which the config may no longer have
 	}
-	return m.c.Store.Claim(ctx, subnet.Claim{
+	claim := subnet.Claim{
 		Lease:          subnet.Lease{Key: c.Key, Holder: h},
 		ConfigRevision: snap.Config.Revision,
-		Seen:           snap.Revision,
 		Held:           c.Held,
 		Drop:           c.Drop,
 		TTL:            m.c.TTL,
 		Node:           m.c.Node,
-	})
+	}
+	if c.Held == nil && !snap.Config.Config.Paired(c.Key) {
+		claim.Seen = snap.Revision
+	}
+	return m.c.Store.Claim(ctx, claim)
 }
 
 // chosen returns a key's subnets.
@@ -302,6 +305,9 @@ func others(records []subnet.Record, c subnet.Choice, h subnet.Holder) []subnet.
 // waiting tells what this node waits for; the log says it once.
 func (m *Manager) waiting(ctx context.Context, err error) {
 	m.tellLoop(ctx, func() {
+		if m.status.State == StateHeld {
+			return // it only wanted to look how the lease stands
+		}
 		if w := m.status.Waiting; w == nil || w.Error() != err.Error() {
 			m.log.Info("waiting to join the network", "for", err)
 		}

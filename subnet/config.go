@@ -152,6 +152,22 @@ func (c Config) Fits(k Key) bool {
 	return k != Key{} && fits(c.IPv4, k.IPv4) && fits(c.IPv6, k.IPv6)
 }
 
+// Paired reports whether the subnets of k have the same place in the ranges of
+// both families, or k is of one family only. Two different keys that are both
+// paired have no address in common, so that whoever creates one needs to look at
+// no other.
+func (c Config) Paired(k Key) bool {
+	if !k.IPv4.IsValid() || !k.IPv6.IsValid() {
+		return true
+	}
+	if !c.Fits(k) {
+		return false
+	}
+	s4, _ := c.IPv4.span(k.IPv4)
+	s6, _ := c.IPv6.span(k.IPv6)
+	return s4 == s6
+}
+
 // Networks returns the networks of the families that are switched on, IPv4 first.
 func (c Config) Networks() []netip.Prefix {
 	var ns []netip.Prefix
@@ -192,6 +208,10 @@ func decode(field string, raw json.RawMessage, v any, rule string) error {
 	}
 	return nil
 }
+
+// minSplit is how much longer subnets are than their network, at least: so that
+// it holds four.
+const minSplit = 2
 
 // family is what the rules of a Range depend on.
 type family struct {
@@ -321,14 +341,14 @@ func (f family) complete(r Range) (Range, error) {
 	r.Network = n
 
 	if r.SubnetLen == 0 {
-		r.SubnetLen = max(f.usualLen, n.Bits()+2)
+		r.SubnetLen = max(f.usualLen, n.Bits()+minSplit)
 	}
 	length := strconv.Itoa(r.SubnetLen)
 	switch {
 	case r.SubnetLen > longest:
 		return Range{}, f.broken("SubnetLen", length, "must be at most %d", longest)
-	case r.SubnetLen < n.Bits()+2:
-		return Range{}, f.broken("SubnetLen", length, "must be at least %d, so that four subnets fit %sNetwork %s", n.Bits()+2, f.prefix, n)
+	case r.SubnetLen < n.Bits()+minSplit:
+		return Range{}, f.broken("SubnetLen", length, "must be at least %d, so that four subnets fit %sNetwork %s", n.Bits()+minSplit, f.prefix, n)
 	}
 
 	// The first subnet is left out unless asked for: its base address is the

@@ -69,9 +69,11 @@ type Claim struct {
 	// has seen every key of older configs, so subnets cut differently never overlap.
 	ConfigRevision int64
 
-	// Seen is the Snapshot.Revision that Lease was chosen under. A key of two
-	// families can overlap keys of other names, which the one config does not
-	// prevent: it is created only if no key has been created since.
+	// Seen, if not zero, makes the claim a careful one: it creates the key only if
+	// none has been created since that Snapshot.Revision, and writes the config
+	// anew, as it is, so that every claim chosen before fails and looks again. It
+	// is needed for a key that is not [Config.Paired], which can overlap keys of
+	// other names.
 	Seen int64
 
 	// Held is the record to take back or to rewrite, as last seen. Nil creates

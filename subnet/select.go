@@ -24,11 +24,21 @@ type Choice struct {
 type FullError struct {
 	Range Range
 	Taken uint64 // how many subnets of the range are taken
+
+	// Widest is the name of the record that takes the most of them, and Takes how
+	// many: where that is more than one, somebody wrote it by hand or under
+	// another config.
+	Widest string
+	Takes  uint64
 }
 
 func (e *FullError) Error() string {
-	return fmt.Sprintf("%v: all %d subnets of %s (/%ds, %s to %s) are taken",
+	text := fmt.Sprintf("%v: all %d subnets of %s (/%ds, %s to %s) are taken",
 		ErrNoFreeSubnet, e.Taken, e.Range.Network, e.Range.SubnetLen, e.Range.Min, e.Range.Max)
+	if e.Takes > 1 {
+		text += fmt.Sprintf(", %d of them by the lease %s", e.Takes, e.Widest)
+	}
+	return text
 }
 
 func (e *FullError) Unwrap() error { return ErrNoFreeSubnet }
@@ -48,20 +58,19 @@ func (e *FullError) Unwrap() error { return ErrNoFreeSubnet }
 // moment then collide in both families or in neither, and in one key if they do.
 //
 // Records that could not be read but whose name is a readable key still take
-// their subnet. The error is a *FullError, or a *ConfigError if c is zero.
+// their subnet. Those wider than any config could ever have cut, such as
+// 0.0.0.0-0, take nothing: one slip of a writer must not keep everybody out. The
+// error is a *FullError, or a *ConfigError if c is zero.
 func Select(c Config, records []Record, r Request, avoid ...netip.Prefix) (Choice, error) {
 	if err := c.someFamily(); err != nil {
 		return Choice{}, err
 	}
 	var choice Choice
 	var held *Record
-	taken := make([]Key, 0, len(records))
+	taken := make([]*Record, 0, len(records))
 	for i := range records {
 		rec := &records[i]
-		k := rec.Lease.Key
-		if rec.Err != nil {
-			k, _ = ParseKey(rec.Name) // the zero Key takes nothing
-		}
+		k := rec.key()
 		mine := rec.Err == nil && rec.Lease.Holder.Same(r.Holder)
 		switch {
 		case mine && c.Fits(k):
@@ -71,7 +80,7 @@ func Select(c Config, records []Record, r Request, avoid ...netip.Prefix) (Choic
 		case mine && !rec.Reserved():
 			choice.Drop = append(choice.Drop, *rec)
 		default:
-			taken = append(taken, k)
+			taken = append(taken, rec)
 		}
 	}
 	slices.SortFunc(choice.Drop, preferred)
@@ -82,9 +91,10 @@ func Select(c Config, records []Record, r Request, avoid ...netip.Prefix) (Choic
 	}
 
 	v4, v6 := newPool(c.IPv4, len(taken)), newPool(c.IPv6, len(taken))
-	for _, k := range taken {
-		v4.taken = v4.occupy(v4.taken, k.IPv4)
-		v6.taken = v6.occupy(v6.taken, k.IPv6)
+	for _, rec := range taken {
+		k := rec.key()
+		v4.take(rec, k.IPv4, ipv4())
+		v6.take(rec, k.IPv6, ipv6())
 	}
 	for _, p := range avoid {
 		v4.avoid = v4.occupy(v4.avoid, p)
@@ -105,7 +115,7 @@ func Select(c Config, records []Record, r Request, avoid ...netip.Prefix) (Choic
 		}
 		i, ok := lot.draw(p.n, p.taken, p.avoid)
 		if !ok {
-			return Choice{}, &FullError{Range: p.r, Taken: p.n}
+			return Choice{}, &FullError{Range: p.r, Taken: p.n, Widest: p.widest, Takes: p.takes}
 		}
 		p.chosen = p.r.Subnet(i)
 	}
@@ -150,6 +160,9 @@ type pool struct {
 	n            uint64 // r.Len()
 	taken, avoid []span // in no order; they may overlap
 	chosen       netip.Prefix
+
+	widest string // the record that takes the most
+	takes  uint64
 }
 
 func newPool(r Range, taken int) *pool {
@@ -158,6 +171,32 @@ func newPool(r Range, taken int) *pool {
 		p.taken = make([]span, 0, taken)
 	}
 	return p
+}
+
+// key is what a record takes; one that cannot be read takes what it is named
+// after, and the zero Key takes nothing.
+func (r *Record) key() Key {
+	if r.Err == nil {
+		return r.Lease.Key
+	}
+	k, _ := ParseKey(r.Name)
+	return k
+}
+
+// take notes that a record takes the subnets that prefix overlaps, unless it is
+// wider than the subnets of the widest network.
+func (p *pool) take(r *Record, prefix netip.Prefix, f family) {
+	if prefix.Bits() < f.widest+minSplit {
+		return
+	}
+	before := len(p.taken)
+	if p.taken = p.occupy(p.taken, prefix); len(p.taken) == before {
+		return
+	}
+	n := p.taken[before].last - p.taken[before].first + 1
+	if n > p.takes || n == p.takes && r.Name < p.widest {
+		p.widest, p.takes = r.Name, n
+	}
 }
 
 // occupy adds to spans the subnets that prefix overlaps.

@@ -224,13 +224,25 @@ func TestSelectFull(t *testing.T) {
 	if want := "no free subnet: all 255 subnets of 10.5.0.0/16 (/24s, 10.5.1.0 to 10.5.255.0) are taken"; err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
-	wantFull([]Record{record(t, "10.0.0.0-8", node(1), 1)}, c, c.IPv4)
-	wantFull([]Record{record(t, "0.0.0.0-0", node(1), 1)}, c, c.IPv4)
+	err = wantFull([]Record{record(t, "10.5.9.0-24", node(2), 2), record(t, "10.0.0.0-10", node(1), 1)}, c, c.IPv4)
+	if want := "are taken, 255 of them by the lease 10.0.0.0-10"; !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("got  %v\nwant …%s", err, want)
+	}
 	dual := networkDual(t)
 	wantFull([]Record{record(t, "10.5.0.0-16", node(1), 1)}, dual, dual.IPv4)
 	wantFull([]Record{record(t, "10.5.1.0-24&fd99::-48", node(1), 1)}, dual, dual.IPv6)
 	huge := mustConfig(t, withBackend(`"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/7","IPv6SubnetLen":126`))
-	wantFull([]Record{record(t, "::-0", node(1), 1)}, huge, huge.IPv6)
+	quarters := []Record{record(t, "fc00::-9", node(1), 1), record(t, "fc80::-9", node(2), 1), record(t, "fd00::-9", node(3), 1), record(t, "fd80::-9", node(4), 1)}
+	wantFull(quarters, huge, huge.IPv6)
+
+	// What no config could have cut keeps nobody out.
+	for _, name := range []string{"0.0.0.0-0", "10.0.0.0-8", "10.0.0.0-9", "::-0", "fc00::-7", "10.5.1.0-8&fd99::-7"} {
+		for _, c := range []Config{c, dual, huge} {
+			if _, err := Select(c, []Record{{Name: name, Err: errors.New("unreadable")}}, Request{Holder: me}); err != nil {
+				t.Errorf("with a record %s: %v", name, err)
+			}
+		}
+	}
 
 	// One that is left is found, also if it was just lost.
 	left := c.IPv4.Subnet(200)

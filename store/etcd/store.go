@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -76,7 +77,19 @@ func explain(ctx, parent context.Context, err error) error {
 	if known, ok := errors.AsType[rpctypes.EtcdError](rpctypes.Error(err)); ok {
 		return known
 	}
-	return errors.New(rpctypes.ErrorDesc(err)) // without gRPC's framing
+	return errors.New(unframed(rpctypes.ErrorDesc(err)))
+}
+
+// unframed returns the innermost of what gRPC wraps a connection's error in:
+// connection error: desc = "transport: Error while dialing: dial tcp …".
+func unframed(text string) string {
+	if _, rest, ok := strings.Cut(text, `desc = "`); ok {
+		text = strings.TrimSuffix(rest, `"`)
+	}
+	for _, frame := range []string{"transport: ", "Error while dialing: "} {
+		text = strings.TrimPrefix(text, frame)
+	}
+	return text
 }
 
 func (s *Store) txn(parent context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
@@ -110,6 +123,18 @@ func (s *Store) read(ctx context.Context) (*subnet.Snapshot, error) {
 	return s.layout.snapshot(resp.Kvs, resp.Header.Revision), nil
 }
 
+// NetworkConfig reads the network config alone.
+func (s *Store) NetworkConfig(ctx context.Context) (subnet.NetworkConfig, error) {
+	resp, err := s.get(ctx, span{key: s.config()})
+	if err != nil {
+		return subnet.NetworkConfig{}, fmt.Errorf("reading %s from etcd: %w", s.config(), err)
+	}
+	for _, kv := range resp.Kvs {
+		return readConfig(kv), nil
+	}
+	return subnet.NetworkConfig{Err: subnet.ErrNoConfig}, nil
+}
+
 // What transactions are made of.
 
 func (at span) request() *pb.RangeRequest {
@@ -138,6 +163,15 @@ func ifModified(key string, revision int64) *pb.Compare {
 	return &pb.Compare{
 		Key: []byte(key), Target: pb.Compare_MOD, Result: pb.Compare_EQUAL,
 		TargetUnion: &pb.Compare_ModRevision{ModRevision: revision},
+	}
+}
+
+// ifNoneCreatedAfter holds if no key that is in the span now was created after
+// revision.
+func ifNoneCreatedAfter(at span, revision int64) *pb.Compare {
+	return &pb.Compare{
+		Key: []byte(at.key), RangeEnd: []byte(at.end), Target: pb.Compare_CREATE, Result: pb.Compare_LESS,
+		TargetUnion: &pb.Compare_CreateRevision{CreateRevision: revision + 1},
 	}
 }
 

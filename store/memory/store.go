@@ -83,9 +83,10 @@ func (s *Server) claim(name string, value []byte, c subnet.Claim) (subnet.Record
 	case c.Held != nil && (old == nil || old.record.Modified != c.Held.Modified):
 		return subnet.Record{}, false, fmt.Errorf("it is not as it was: %w", subnet.ErrConflict)
 	}
-	if since := func(e *entry) bool { return e.record.Created > c.Seen }; old == nil &&
-		c.Lease.Key.IPv4.IsValid() && c.Lease.Key.IPv6.IsValid() && slices.ContainsFunc(s.entries, since) {
-		return subnet.Record{}, false, fmt.Errorf("leases of two families, and another was created: %w", subnet.ErrConflict)
+	careful := c.Held == nil && c.Seen != 0
+	since := func(e *entry) bool { return e.record.Created > c.Seen }
+	if careful && slices.ContainsFunc(s.entries, since) {
+		return subnet.Record{}, false, fmt.Errorf("another was created since: %w", subnet.ErrConflict)
 	}
 	for _, d := range c.Drop {
 		if e := s.entry(d.Name); e == nil || e.record.Modified != d.Modified {
@@ -110,6 +111,12 @@ func (s *Server) claim(name string, value []byte, c subnet.Claim) (subnet.Record
 	defer func() { s.by, s.node = Operator, subnet.Node{} }()
 	for _, d := range c.Drop {
 		s.delete(d.Name)
+	}
+	if careful {
+		config := s.config
+		config.Revision = s.revision
+		s.config = config
+		s.note(change{config: &config})
 	}
 	if rewrite {
 		s.put(e)

@@ -276,3 +276,28 @@ func testClaimExpires(t *testing.T, b *bench) {
 	w.shows(t, r)
 	w.misses(t, r.Name)
 }
+
+// A careful claim fails if any lease was created since, and makes every claim
+// fail that was chosen before it.
+func testClaimCareful(t *testing.T, b *bench) {
+	first, second := b.network(t).node(t, 1, "a"), b.node(t, 2, "b")
+	careful := func(n *node, i int) subnet.Claim {
+		c := n.claim(t, i)
+		c.Seen = n.snapshot(t).Revision
+		return c
+	}
+	before := second.claim(t, 8)
+	config := first.snapshot(t).Config
+	r := first.must(t, careful(first, 7))
+	first.stored(t, r)
+	if now := first.snapshot(t).Config; now.Config != config.Config || now.Err != nil || now.Revision == config.Revision {
+		t.Errorf("the config is %+v, want what it was, written anew: %+v", now, config)
+	}
+	second.refused(t, before)
+
+	late := careful(second, 9)
+	third := b.node(t, 3, "c")
+	third.take(t, 10)
+	second.refused(t, late)
+	second.must(t, careful(second, 9))
+}

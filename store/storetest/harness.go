@@ -60,6 +60,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		"claim/drop":                      testClaimDrop,
 		"claim/drop overtaken":            testClaimDropOvertaken,
 		"claim/race":                      testClaimRace,
+		"claim/careful":                   testClaimCareful,
 		"claim/leaves nothing behind":     testClaimLeavesNothing,
 		"claim/expires":                   testClaimExpires,
 		"watch/snapshot first":            testWatchSnapshot,
