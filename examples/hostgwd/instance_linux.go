@@ -1,0 +1,48 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockInstance keeps a second hostgwd from writing the same routes: one in the
+// same network namespace, with the same protocol number, would take the first
+// one's for its own leftovers.
+//
+// The lock is a socket with an abstract name. The kernel keeps those by network
+// namespace, which is just what is to be locked, and lets go of them however a
+// process ends. As any user may take such a name, one that is neither root's nor
+// this user's is no lock. Where no lock can be made there is none.
+func lockInstance(protocol uint8) (unlock func(), err error) {
+	none := func() {}
+	name := &unix.SockaddrUnix{Name: fmt.Sprintf("@hostgwd/%d", protocol)}
+	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return none, nil
+	}
+	err = unix.Bind(s, name)
+	if err == nil {
+		err = unix.Listen(s, 1)
+	}
+	if err == nil {
+		return func() { unix.Close(s) }, nil
+	}
+	defer unix.Close(s)
+	if !errors.Is(err, unix.EADDRINUSE) {
+		return none, nil
+	}
+	holder := "another hostgwd"
+	switch err := unix.Connect(s, name); {
+	case errors.Is(err, unix.ECONNREFUSED):
+		return none, nil // it has just ended, or does not listen
+	case err == nil:
+		peer, err := unix.GetsockoptUcred(s, unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err != nil || peer.Uid != 0 && int(peer.Uid) != unix.Geteuid() {
+			return none, nil
+		}
+		holder += fmt.Sprintf(", process %d,", peer.Pid)
+	}
+	return none, classed{errInUse, fmt.Errorf("%s keeps routes with protocol %d in this network namespace", holder, protocol)}
+}
