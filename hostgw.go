@@ -229,12 +229,26 @@ func (m *Manager) Release(ctx context.Context) error {
 }
 
 // Status returns what is known now. It never blocks for long, and the caller may
-// keep and change what it returns.
+// keep and change what it returns. With many peers it copies much: Summary is
+// what to call at each event.
 func (m *Manager) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := m.status
+	s := m.summary()
 	s.Peers = m.table.list()
+	return s
+}
+
+// Summary returns the Status without the peers, only counted.
+func (m *Manager) Summary() Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.summary()
+}
+
+func (m *Manager) summary() Status {
+	s := m.status
+	s.Counts = m.table.count()
 	if s.Rival != nil {
 		rival := *s.Rival
 		s.Rival = &rival

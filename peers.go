@@ -417,6 +417,34 @@ func (t *peerTable) expired(before time.Time) (names []string, next time.Time) {
 	return names, next
 }
 
+// count counts the peers by what their routes are like.
+func (t *peerTable) count() Counts {
+	c := Counts{Peers: len(t.peers)}
+	for _, p := range t.peers {
+		var in [netlinkx.RouteConflict + 1]bool
+		refused := false
+		for _, r := range p.routes {
+			if r.Reason != ReasonNone {
+				refused = true
+			} else {
+				in[r.State] = true
+			}
+		}
+		add := func(n *int, yes bool) {
+			if yes {
+				*n++
+			}
+		}
+		add(&c.Refused, refused)
+		add(&c.Pending, in[netlinkx.RoutePending])
+		add(&c.Failed, in[netlinkx.RouteFailed])
+		add(&c.Conflict, in[netlinkx.RouteConflict])
+		add(&c.Missing, !p.missing.IsZero())
+		add(&c.Installed, in == [netlinkx.RouteConflict + 1]bool{netlinkx.RouteInstalled: true} && !refused)
+	}
+	return c
+}
+
 // list returns the peers ordered by name.
 func (t *peerTable) list() []Peer {
 	ps := make([]Peer, 0, len(t.peers))

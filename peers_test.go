@@ -73,6 +73,31 @@ func TestPeerTableSameSnapshot(t *testing.T) {
 	}
 }
 
+func TestPeerTableCounts(t *testing.T) {
+	table := newPeerTable()
+	table.policy = testPolicy()
+	var rs []subnet.Record
+	for i, gateway := range []string{"172.17.42.41", "172.17.42.42", "172.17.42.43", "172.17.42.44"} {
+		rs = append(rs, lease4(fmt.Sprintf("192.168.6.%d/26", 64*i), gateway, int64(i)))
+	}
+	half := lease4("192.168.9.0/26", "172.17.42.45", 9) // its other family is refused
+	half.Lease.Key.IPv6, half.Lease.Holder.PublicIPv6 = prefix("2001:db8::/64"), addr("fd00:17:42::45")
+	half.Name = half.Lease.Key.String()
+	table.update(append(rs, half), nil, testTime)
+	table.delta()
+	for i, s := range []netlinkx.RouteState{netlinkx.RouteInstalled, netlinkx.RouteInstalled, netlinkx.RouteFailed, netlinkx.RouteConflict} {
+		r := netlinkx.Route{Subnet: rs[i].Lease.Key.IPv4, Gateway: rs[i].Lease.Holder.PublicIP}
+		if table.report(netlinkx.RouteStatus{Route: r, State: s}) == nil {
+			t.Fatalf("%v is not wanted", r)
+		}
+	}
+	table.miss(map[string]struct{}{rs[0].Name: {}, rs[2].Name: {}, rs[3].Name: {}, half.Name: {}}, testTime)
+	want := Counts{Peers: 5, Installed: 2, Failed: 1, Conflict: 1, Pending: 1, Refused: 1, Missing: 1}
+	if got := table.count(); got != want {
+		t.Errorf("counted %+v, want %+v", got, want)
+	}
+}
+
 func manyLeases(n int) []subnet.Record {
 	rs := make([]subnet.Record, n)
 	for i := range rs {

@@ -31,8 +31,21 @@ type Status struct {
 
 	Uplink netlinkx.Uplink
 	Store  StoreStatus
-	Peers  []Peer // ordered by name
+	Counts Counts
+	Peers  []Peer // ordered by name; nil in a Summary
 	Routes netlinkx.Stats
+}
+
+// Counts says how many peers there are in which state. A dual-stack peer counts
+// once in each that one of its routes is in, but in Installed only if all are.
+type Counts struct {
+	Peers     int
+	Installed int // every route is in the kernel
+	Pending   int // a route is wanted and was not tried yet
+	Failed    int // the kernel refuses a route, or cannot hold it now
+	Conflict  int // somebody else's route is in the way
+	Refused   int // the peer policy gives it no route
+	Missing   int // the store does not show it any more, and its routes are held
 }
 
 // State is the phase a Manager is in.

@@ -264,16 +264,11 @@ func again(c subnet.Config, records []subnet.Record, held subnet.Record) (subnet
 	choice := subnet.Choice{Key: held.Lease.Key}
 	var taken *subnet.Record
 	for _, r := range records {
-		key := r.Lease.Key
-		if r.Err != nil {
-			// A key that reads, under a value that does not, takes its subnet too.
-			key, _ = subnet.ParseKey(r.Name)
-		}
 		ours := r.Err == nil && r.Lease.Holder.Same(held.Lease.Holder)
 		switch {
-		case ours && key == held.Lease.Key:
+		case ours && r.Lease.Key == held.Lease.Key:
 			choice.Held = &r
-		case key.Overlaps(held.Lease.Key) && (!ours || r.Reserved()):
+		case r.Takes(held.Lease.Key) && (!ours || r.Reserved()):
 			taken = &r
 		}
 	}

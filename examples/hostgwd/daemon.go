@@ -257,14 +257,24 @@ func checkSubnetFile(file string) error {
 	return os.Remove(f.Name())
 }
 
+// managerStatus is the Manager's status, if there is a Manager yet.
 func (d *daemon) managerStatus() (hostgw.Status, bool) {
+	return d.ask((*hostgw.Manager).Status)
+}
+
+// managerSummary is the same without the peers.
+func (d *daemon) managerSummary() (hostgw.Status, bool) {
+	return d.ask((*hostgw.Manager).Summary)
+}
+
+func (d *daemon) ask(question func(*hostgw.Manager) hostgw.Status) (hostgw.Status, bool) {
 	d.mu.Lock()
 	m := d.manager
 	d.mu.Unlock()
 	if m == nil {
 		return hostgw.Status{}, false
 	}
-	return m.Status(), true
+	return question(m), true
 }
 
 func (d *daemon) isReady() bool {

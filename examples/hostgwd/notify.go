@@ -3,13 +3,10 @@ package main
 import (
 	"context"
 	"log/slog"
-	"slices"
 	"time"
 
 	service "github.com/coreos/go-systemd/v22/daemon"
 
-	"github.com/hostgw/hostgw"
-	"github.com/hostgw/hostgw/netlinkx"
 )
 
 // notifyService returns how to tell the service manager of a state. Without one
@@ -39,15 +36,8 @@ func (d *daemon) watchdog(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			d.managerStatus() // does not return if the Manager hangs
+			d.managerSummary() // does not return if the Manager hangs
 			d.notify(service.SdNotifyWatchdog)
 		}
 	}
-}
-
-// routedOnly reports whether every family of a peer's lease is routed.
-func routedOnly(p hostgw.Peer) bool {
-	return len(p.Routes) > 0 && !slices.ContainsFunc(p.Routes, func(r hostgw.PeerRoute) bool {
-		return r.Reason != hostgw.ReasonNone || r.State != netlinkx.RouteInstalled
-	})
 }

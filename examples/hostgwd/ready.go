@@ -38,7 +38,7 @@ func (d *daemon) watchReadiness(ctx context.Context) error {
 			}
 		case <-again.C:
 		}
-		st, ok := d.managerStatus()
+		st, ok := d.managerSummary()
 		d.mu.Lock()
 		written, was := d.joined.Lease.Key != (subnet.Key{}), d.ready
 		if written && ok && status.RoutesIn(st) {
@@ -50,7 +50,7 @@ func (d *daemon) watchReadiness(ctx context.Context) error {
 		case now:
 			line := summary(st)
 			if !was {
-				d.log.Info("ready", "subnet", st.Joined.Lease.Key.String(), "peers", len(st.Peers), "after", time.Since(d.started).Round(time.Millisecond))
+				d.log.Info("ready", "subnet", st.Joined.Lease.Key.String(), "peers", st.Counts.Peers, "after", time.Since(d.started).Round(time.Millisecond))
 				d.notify("READY=1\nSTATUS=" + line)
 				// What the join took is not needed again.
 				debug.FreeOSMemory()
@@ -66,13 +66,7 @@ func (d *daemon) watchReadiness(ctx context.Context) error {
 
 // summary is how things are, in a line.
 func summary(s hostgw.Status) string {
-	routed := 0
-	for _, p := range s.Peers {
-		if routedOnly(p) {
-			routed++
-		}
-	}
-	line := fmt.Sprintf("subnet %s, %d of %d peers routed", s.Joined.Lease.Key, routed, len(s.Peers))
+	line := fmt.Sprintf("subnet %s, %d of %d peers routed", s.Joined.Lease.Key, s.Counts.Installed, s.Counts.Peers)
 	if s.Store.Err != nil {
 		line += ", store cannot be heard"
 	}

@@ -71,7 +71,7 @@ func serveOn(ctx context.Context, g *errgroup.Group, l net.Listener, h http.Hand
 func (d *daemon) health() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		d.managerStatus() // does not return if the Manager hangs
+		d.managerSummary() // does not return if the Manager hangs
 		fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -98,7 +98,7 @@ func (d *daemon) notReady() string {
 	case written:
 		return "the first set of routes is not in yet"
 	}
-	if st, ok := d.managerStatus(); ok && st.Waiting != nil {
+	if st, ok := d.managerSummary(); ok && st.Waiting != nil {
 		return "waiting for " + st.Waiting.Error()
 	}
 	return "no lease is held yet"

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/hostgw/hostgw"
-	"github.com/hostgw/hostgw/netlinkx"
 )
 
 // Report is the answer to GET /status.
@@ -177,15 +176,5 @@ func NewPeer(p hostgw.Peer) Peer {
 // RoutesIn reports whether the first set of routes was written: the kernel was
 // looked at, and no wanted route is still to be tried.
 func RoutesIn(s hostgw.Status) bool {
-	if s.State != hostgw.StateHeld || s.Routes.Looks == 0 {
-		return false
-	}
-	for _, p := range s.Peers {
-		for _, r := range p.Routes {
-			if r.Reason == hostgw.ReasonNone && r.State == netlinkx.RoutePending {
-				return false
-			}
-		}
-	}
-	return true
+	return s.State == hostgw.StateHeld && s.Routes.Looks > 0 && s.Counts.Pending == 0
 }

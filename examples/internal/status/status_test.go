@@ -111,10 +111,10 @@ func TestRoutesIn(t *testing.T) {
 		"all in":       {func(*hostgw.Status) {}, true},
 		"not held":     {func(s *hostgw.Status) { s.State = hostgw.StateJoining }, false},
 		"not looked":   {func(s *hostgw.Status) { s.Routes.Looks = 0 }, false},
-		"pending":      {func(s *hostgw.Status) { s.Peers[0].Routes[0].State = netlinkx.RoutePending }, false},
-		"one conflict": {func(s *hostgw.Status) { s.Peers[0].Routes[0].State = netlinkx.RouteConflict }, true},
-		"one failed":   {func(s *hostgw.Status) { s.Peers[0].Routes[0].State = netlinkx.RouteFailed }, true},
-		"no peers":     {func(s *hostgw.Status) { s.Peers = nil }, true},
+		"pending":      {func(s *hostgw.Status) { s.Counts.Pending = 1 }, false},
+		"one conflict": {func(s *hostgw.Status) { s.Counts.Conflict = 1 }, true},
+		"one failed":   {func(s *hostgw.Status) { s.Counts.Failed = 1 }, true},
+		"no peers":     {func(s *hostgw.Status) { s.Counts = hostgw.Counts{} }, true},
 	} {
 		s := held()
 		c.change(&s)
