@@ -183,10 +183,21 @@ func (r *Record) key() Key {
 	return k
 }
 
+// Takes reports whether r keeps k, or a part of it, from other nodes, by the rule
+// of [Select]: also one that could not be read, but not one that is wider than
+// any config could have cut.
+func (r *Record) Takes(k Key) bool {
+	own := r.key()
+	return ipv4().cuts(own.IPv4) && own.IPv4.Overlaps(k.IPv4) || ipv6().cuts(own.IPv6) && own.IPv6.Overlaps(k.IPv6)
+}
+
+// cuts reports whether some config could cut subnets as long as p.
+func (f family) cuts(p netip.Prefix) bool { return p.Bits() >= f.widest+minSplit }
+
 // take notes that a record takes the subnets that prefix overlaps, unless it is
 // wider than the subnets of the widest network.
 func (p *pool) take(r *Record, prefix netip.Prefix, f family) {
-	if prefix.Bits() < f.widest+minSplit {
+	if !f.cuts(prefix) {
 		return
 	}
 	before := len(p.taken)

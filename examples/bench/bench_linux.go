@@ -38,14 +38,16 @@ type bench struct {
 	segment *netns.Namespace
 }
 
-func newBench(ctx context.Context) (*bench, error) {
+func newBench(ctx context.Context, program string) (*bench, error) {
 	dir, err := os.MkdirTemp("", "hostgw-bench-")
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{dir: dir}
-	if b.program, err = daemon.Build(ctx, dir, os.Stderr); err != nil {
-		return nil, errors.Join(err, b.close())
+	b := &bench{dir: dir, program: program}
+	if program == "" {
+		if b.program, err = daemon.Build(ctx, dir, os.Stderr); err != nil {
+			return nil, errors.Join(err, b.close())
+		}
 	}
 	if err := b.newHost(); err != nil {
 		return nil, errors.Join(err, b.close())

@@ -17,37 +17,45 @@ import (
 func main() {
 	rounds := flag.Int("rounds", 5, "how often each start is measured; the table shows the median")
 	repairs := flag.Int("repairs", 500, "how many routes are deleted by hand")
+	program := flag.String("hostgwd", "", "the hostgwd to measure; built from the source if empty")
+	only := flag.String("only", "", "measure only this: starts, size, changes or healing")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	if err := run(ctx, *rounds, *repairs); err != nil {
+	if err := run(ctx, *program, *only, *rounds, *repairs); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, rounds, repairs int) error {
+func run(ctx context.Context, program, only string, rounds, repairs int) error {
 	if os.Getuid() != 0 {
 		return errors.New("needs root: it makes network namespaces and routes")
 	}
 	if _, err := exec.LookPath("ip"); err != nil {
 		return fmt.Errorf("needs iproute2, to compare with: %w", err)
 	}
-	b, err := newBench(ctx)
+	b, err := newBench(ctx, program)
 	if err != nil {
 		return err
 	}
 	defer b.close()
 	fmt.Println(machine())
 	fmt.Println()
-	for _, measure := range []func(context.Context) error{
-		func(ctx context.Context) error { return b.starts(ctx, rounds) },
-		b.size,
-		b.changes,
-		func(ctx context.Context) error { return b.healing(ctx, repairs) },
+	for _, m := range []struct {
+		name    string
+		measure func(context.Context) error
+	}{
+		{"starts", func(ctx context.Context) error { return b.starts(ctx, rounds) }},
+		{"size", b.size},
+		{"changes", b.changes},
+		{"healing", func(ctx context.Context) error { return b.healing(ctx, repairs) }},
 	} {
-		if err := measure(ctx); err != nil {
-			return err
+		if only != "" && only != m.name {
+			continue
+		}
+		if err := m.measure(ctx); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
 		}
 	}
 	return nil
