@@ -6,7 +6,6 @@ import (
 	"time"
 
 	service "github.com/coreos/go-systemd/v22/daemon"
-
 )
 
 // notifyService returns how to tell the service manager of a state. Without one
