@@ -69,6 +69,9 @@ func (m *monitor) hear(msgs []netlink.Message) {
 			what = "replace "
 		}
 		dst, _ := netip.AddrFromSlice(r.Attributes.Dst)
+		if dst.IsLinkLocalUnicast() || dst.IsMulticast() {
+			continue // the kernel's own, which come when it gets round to the link's carrier
+		}
 		what += netip.PrefixFrom(dst, int(r.DstLength)).String()
 		if gw, ok := netip.AddrFromSlice(r.Attributes.Gateway); ok {
 			what += " via " + gw.String()
