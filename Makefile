@@ -21,6 +21,20 @@ vet:
 lint: vet
 	cd examples && go tool staticcheck github.com/hostgw/hostgw/... ./...
 
+# Each fuzz target in turn, FUZZTIME long.
+FUZZTIME ?= 10s
+fuzz:
+	set -e; for package in $$(go list ./... ./examples/...); do \
+		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+# The benchmarks of each package, then the table of the README: as root.
+bench:
+	go test -run '^$$' -bench . ./...
+	go run ./examples/bench
+
 lab:
 	go run ./examples/lab
 
