@@ -117,9 +117,7 @@ func (k *Kernel) deleteAddr(l *link, a *address) {
 		// Routes through the subnet that was connected stay, and one that
 		// named the address as its source loses that without a word.
 		for _, r := range k.ipv6.withSource(a.Prefix.Addr()) {
-			if r.hops[0].link == l.index {
-				k.ipv6.dropSource(r)
-			}
+			k.ipv6.dropSource(r)
 		}
 		return
 	}

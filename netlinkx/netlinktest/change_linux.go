@@ -86,6 +86,11 @@ func parseRouteRequest(data []byte) (*routeRequest, *Refusal) {
 			c.table = number(data)
 		case unix.RTA_METRICS:
 			c.metrics = slices.Clone(data)
+			if !eachAttr(data, func(typ uint16, data []byte) bool {
+				return typ == unix.RTAX_CC_ALGO || 0 < typ && typ < unix.RTAX_CC_ALGO && len(data) == 4
+			}) || len(data)%4 != 0 {
+				refusal = invalid("Invalid metric type")
+			}
 		case unix.RTA_MULTIPATH:
 			c.multipath = true
 			refusal = c.parseHops(data, addr)
@@ -182,6 +187,9 @@ func withoutHops(typ uint8) bool {
 
 func (k *Kernel) addIPv4(req request, c *routeRequest, t *table) *Refusal {
 	r := c.route
+	if r.scope > unix.RT_SCOPE_HOST || r.typ == unix.RTN_LOCAL && r.scope < unix.RT_SCOPE_HOST || r.typ == unix.RTN_BROADCAST && r.scope < unix.RT_SCOPE_LINK {
+		return invalid("Invalid scope")
+	}
 	if withoutHops(r.typ) {
 		if len(r.hops) > 0 {
 			return invalid("Gateway, device and multipath can not be specified for this route type")
@@ -256,6 +264,9 @@ func (k *Kernel) checkIPv4(h *hop, table uint32, scope uint8) *Refusal {
 		}
 		h.scope = unix.RT_SCOPE_HOST
 		return nil
+	}
+	if scope == unix.RT_SCOPE_HOST {
+		return invalid("Route with host scope can not have a gateway")
 	}
 	const badGateway = "Nexthop has invalid gateway"
 	if h.onlink {

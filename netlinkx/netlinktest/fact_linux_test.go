@@ -58,6 +58,9 @@ var facts = []struct {
 		{do: "add 10.1.0.7/24 via 10.0.0.2", refused: "EINVAL: Invalid prefix for given prefix length"},
 		{do: "add 10.3.0.0/24 via 10.0.0.2 src 10.7.7.7", refused: "EINVAL: Invalid prefsrc address"},
 		{do: "add 10.3.0.0/24", refused: "ENODEV"},
+		{do: "add 10.3.0.0/24 via 10.0.0.2 scope 254", refused: "EINVAL: Route with host scope can not have a gateway"},
+		{do: "add 10.3.0.0/24 via 10.0.0.2 scope 255", refused: "EINVAL: Invalid scope"},
+		{do: "add local 10.3.0.0/24 dev eth0 scope 253", refused: "EINVAL: Invalid scope"},
 	}},
 	{"deleting an IPv4 route", []step{
 		{do: "addr 10.0.0.1/24 eth0"},
@@ -217,6 +220,15 @@ var facts = []struct {
 			// The second has lost its source without an event.
 			kept: []string{"fd01::/64 via fd00::2 dev eth0 proto 104 metric 1024", "fd02::/64 via fd00::2 dev eth0 proto 104 metric 1024"},
 			gone: []string{"fd02::/64 via fd00::2 dev eth0 proto 104 metric 1024 src"}},
+	}},
+	{"an IPv6 route through another link loses its source too, unless the address goes with its link", []step{
+		{do: "addr fd00::1/64 eth0"},
+		{do: "addr fd00:1::1/64 eth1"},
+		{do: "add fd01::/64 via fd00::2 proto 104 src fd00:1::1"},
+		{do: "deladdr fd00:1::1/64 eth1", gone: []string{"fd01::/64 via fd00::2 dev eth0 proto 104 metric 1024 src"}},
+		{do: "addr fd00:1::1/64 eth1"},
+		{do: "replace fd01::/64 via fd00::2 proto 104 src fd00:1::1"},
+		{do: "down eth1", kept: []string{"fd01::/64 via fd00::2 dev eth0 proto 104 metric 1024 src fd00:1::1"}},
 	}},
 	{"removing a link and making it again", []step{
 		{do: "addr 10.0.0.1/24 eth0"},

@@ -46,7 +46,7 @@ func newFake() *netlinktest.Kernel {
 // witness does things to a host and says what came of them, in words that are
 // the same whichever kernel it is.
 type witness struct {
-	t       *testing.T
+	t       testing.TB
 	h       host
 	c       *netlink.Conn // sends
 	events  *netlink.Conn // hears
@@ -68,7 +68,7 @@ type outcome struct {
 	routes  []string // of all tables
 }
 
-func newWitness(t *testing.T, h host) *witness {
+func newWitness(t testing.TB, h host) *witness {
 	t.Helper()
 	w := &witness{
 		t: t, h: h,
@@ -171,11 +171,12 @@ func (w *witness) do(words string) outcome {
 	return o
 }
 
-// markerTable is where the marker's route comes and goes. It is told of after
+// marker is a route that comes and goes in a table of its own. It is told of after
 // everything that was done before.
-const markerTable = 4242
-
-const marker = "blackhole 203.0.113.0/24 table 4242 proto 99"
+const (
+	markerTable = " table 4242"
+	marker      = "blackhole 203.0.113.0/24 proto 99" + markerTable
+)
 
 // heard returns the events up to now; of a link that changed several times only
 // what became of it.
@@ -194,7 +195,7 @@ func (w *witness) heard(words string, seq uint32, wait func() bool) []string {
 		for _, m := range messages {
 			e, link := w.event(m, seq)
 			switch {
-			case strings.Contains(e, " table 4242"):
+			case strings.Contains(e, markerTable):
 				marked = marked || m.Header.Type == unix.RTM_DELROUTE
 			case link != "":
 				last[link] = e
@@ -274,7 +275,7 @@ func (w *witness) event(m netlink.Message, seq uint32) (words, link string) {
 		case m.Header.PID == 0:
 		case m.Header.PID == w.c.PID() && m.Header.Sequence == seq:
 			words += " (asked)"
-		case !strings.Contains(words, " table 4242"):
+		case !strings.Contains(words, markerTable):
 			words += fmt.Sprintf(" (of %d, sequence %d)", m.Header.PID, m.Header.Sequence)
 		}
 		return words, ""

@@ -114,7 +114,7 @@ func (k *Kernel) SetCarrier(name string, carrier bool) {
 		return
 	}
 	if carrier {
-		k.startIPv6(l)
+		k.run(l)
 	}
 	k.notifyLink(l, unix.RTM_NEWLINK)
 }
@@ -185,16 +185,21 @@ func (k *Kernel) mustLink(name string) *link {
 // and when it runs. In between come the routes that belong to its addresses.
 func (k *Kernel) linkUp(l *link) {
 	l.up = true
-	for _, r := range k.ipv6.through(l.index) {
-		r.hops[0].dead = false
-	}
 	k.notifyLinkFlags(l, unix.RTM_NEWLINK, false)
 	for _, a := range l.addrs {
 		k.addConnected(l, a)
 	}
 	if l.carrier {
-		k.startIPv6(l)
+		k.run(l)
 		k.notifyLink(l, unix.RTM_NEWLINK)
+	}
+}
+
+// run does to IPv6 what a link does that starts to run.
+func (k *Kernel) run(l *link) {
+	k.startIPv6(l)
+	for _, r := range k.ipv6.through(l.index) {
+		r.hops[0].dead = false
 	}
 }
 

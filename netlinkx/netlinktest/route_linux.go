@@ -364,7 +364,7 @@ func (k *Kernel) dumpRoutes(req request, data []byte) *Refusal {
 	var rtm [unix.SizeofRtMsg]byte
 	strict := req.from.has(netlink.GetStrictCheck)
 	if len(data) < len(rtm) && strict {
-		k.endDump(req, &Refusal{unix.EINVAL, "ipv4: Invalid header for FIB dump request"})
+		k.endDump(req, &Refusal{unix.EINVAL, "Invalid header for FIB dump request"})
 		return nil
 	}
 	copy(rtm[:], data)
@@ -374,12 +374,8 @@ func (k *Kernel) dumpRoutes(req request, data []byte) *Refusal {
 	var protocol, typ uint8
 	var flags netlink.HeaderFlags
 	if strict {
-		name := "ipv4"
-		if family == unix.AF_INET6 {
-			name = "ipv6"
-		}
 		if rtm[1] != 0 || rtm[2] != 0 || rtm[3] != 0 || rtm[6] != 0 {
-			k.endDump(req, &Refusal{unix.EINVAL, name + ": Invalid values in header for FIB dump request"})
+			k.endDump(req, &Refusal{unix.EINVAL, "Invalid values in header for FIB dump request"})
 			return nil
 		}
 		id, protocol, typ = uint32(rtm[4]), rtm[5], rtm[7]
@@ -397,7 +393,7 @@ func (k *Kernel) dumpRoutes(req request, data []byte) *Refusal {
 			return known
 		})
 		if !known {
-			k.endDump(req, &Refusal{unix.EINVAL, name + ": Unsupported attribute in FIB dump request"})
+			k.endDump(req, &Refusal{unix.EINVAL, "Unsupported attribute in dump request"})
 			return nil
 		}
 		if link != 0 && k.links[link] == nil {
