@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"slices"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -54,6 +56,9 @@ func (c *requestConn) ask(qs []request, table uint32) ([]answer, error) {
 	return c.answers, nil
 }
 
+// patience is how long an answer that should be there already is waited for.
+const patience = time.Second
+
 // errNoAnswer is the answer to a request whose answer got lost.
 var errNoAnswer = errors.New("the kernel's answer got lost")
 
@@ -81,12 +86,16 @@ func (c *requestConn) exchange(msgs []netlink.Message, errs []error) error {
 		return fmt.Errorf("netlinkx: send %d route requests: %w", len(msgs), err)
 	}
 
+	// The kernel has dealt with all messages when the system call that sends them
+	// returns, so that the answers are there already: what does not come within
+	// the patience got lost.
+	_ = c.SetReadDeadline(time.Now().Add(patience))
 	lost, done := false, false
 	for !done {
 		var answers []netlink.Message
 		var err error
 		if lost {
-			answers, done, err = receiveIdle(c.Conn)
+			answers, done, err = receiveDraining(c.Conn)
 		} else {
 			answers, err = c.Receive()
 		}
@@ -98,10 +107,10 @@ func (c *requestConn) exchange(msgs []netlink.Message, errs []error) error {
 			}
 			done = done || refused.Sequence == c.seq
 		case errors.Is(err, unix.ENOBUFS):
-			// Answers were lost, maybe the last. All messages have been dealt
-			// with when the system call that sent them returned, so that silence
-			// means the end as well.
-			lost = true
+			lost = true // maybe the last answer too
+			_ = c.SetReadDeadline(time.Time{})
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			lost, done = true, true
 		case err != nil:
 			return fmt.Errorf("netlinkx: receive answers to route requests: %w", err)
 		}
@@ -109,6 +118,7 @@ func (c *requestConn) exchange(msgs []netlink.Message, errs []error) error {
 			done = done || m.Header.Type == netlink.Error && m.Header.Sequence == c.seq
 		}
 	}
+	_ = c.SetReadDeadline(time.Time{}) // dumps take what they take
 	if lost {
 		for i, err := range errs {
 			if err == nil {

@@ -86,23 +86,41 @@ func muteEchoes(c *netlink.Conn, pid uint32) {
 	_ = c.SetBPF(filter)
 }
 
-// idle is for how long a socket that lost messages must be silent before it
-// counts as read empty: only then does the kernel deliver to it again.
-const idle = 5 * time.Millisecond
-
-// receiveIdle is c.Receive, but it returns true once c is read empty.
-func receiveIdle(c *netlink.Conn) ([]netlink.Message, bool, error) {
-	started := time.Now()
-	if err := c.SetReadDeadline(started.Add(idle)); err != nil {
+// receiveDraining is c.Receive on a socket that lost messages: it returns true
+// once c is read empty, for only then does the kernel deliver to it again.
+func receiveDraining(c *netlink.Conn) ([]netlink.Message, bool, error) {
+	if empty, ok := isEmpty(c); ok {
+		if empty {
+			return nil, true, nil
+		}
+		msgs, err := c.Receive()
+		return msgs, false, err
+	}
+	// Not a socket of the system: silence has to do.
+	const idle = 5 * time.Millisecond
+	if err := c.SetReadDeadline(time.Now().Add(idle)); err != nil {
 		return nil, true, nil
 	}
 	msgs, err := c.Receive()
-	blocked := time.Since(started) >= idle/2
+	_ = c.SetReadDeadline(time.Time{})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		blocked, err = true, nil
+		return nil, true, nil
 	}
-	if blocked {
-		_ = c.SetReadDeadline(time.Time{})
+	return msgs, false, err
+}
+
+// isEmpty asks the kernel whether nothing is queued on c. Waiting for a while and
+// hearing nothing does not tell: a process that was not scheduled meanwhile hears
+// nothing either. ok is false if c cannot be asked.
+func isEmpty(c *netlink.Conn) (empty, ok bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false, false
 	}
-	return msgs, blocked, err
+	var one [1]byte
+	var perr error
+	err = raw.Control(func(fd uintptr) {
+		_, _, perr = unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	})
+	return errors.Is(perr, unix.EAGAIN), err == nil
 }

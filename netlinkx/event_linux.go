@@ -54,7 +54,7 @@ func (l *listener) run() error {
 		var drained bool
 		var err error
 		if draining {
-			msgs, drained, err = receiveIdle(l.conn)
+			msgs, drained, err = receiveDraining(l.conn)
 		} else {
 			msgs, err = l.conn.Receive()
 		}
