@@ -354,3 +354,47 @@ func TestFlanneld(t *testing.T) {
 		t.Errorf("after a move the etcd leases are %v, want only that of %+v", ids, moved)
 	}
 }
+
+// TestRevokeLost has a claim be applied whose answer got lost, and be made again
+// by somebody who has not seen that yet: it needs an etcd lease of its own, which
+// is in vain, and cannot be revoked just then. The next claim must end it.
+func TestRevokeLost(t *testing.T) {
+	server := etcdtest.Start(t, nil)
+	network(t, server.Operator())
+	m := &meter{}
+	store := m.open(t, server.Endpoint())
+	before, err := store.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim := subnet.Claim{
+		Lease:          subnet.Lease{Key: key(1), Holder: holder(1)},
+		ConfigRevision: before.Config.Revision,
+		TTL:            24 * time.Hour,
+		Node:           who(1),
+	}
+	spoil := func(suffix string) func(string) error {
+		return func(method string) error {
+			if strings.HasSuffix(method, suffix) {
+				return errors.New("lost")
+			}
+			return nil
+		}
+	}
+	m.after = spoil("/Txn")
+	if _, err := store.Claim(t.Context(), claim); err == nil || errors.Is(err, subnet.ErrConflict) {
+		t.Fatalf("the claim was not spoilt: %v", err)
+	}
+	m.after, m.before = nil, spoil("/LeaseRevoke")
+	if _, err := store.Claim(t.Context(), claim); !errors.Is(err, subnet.ErrConflict) {
+		t.Fatalf("the claim was taken back unseen: %v", err)
+	}
+	m.before = nil
+	if n := len(leasesOf(t, server.Operator())); n != 2 {
+		t.Fatalf("%d etcd leases after two claims, want one that is in vain", n)
+	}
+	r := take(t, store, 1)
+	if ids := leasesOf(t, server.Operator()); len(ids) != 1 || !ids[clientv3.LeaseID(r.Token)] {
+		t.Errorf("etcd leases %v, want only that of %+v", ids, r)
+	}
+}

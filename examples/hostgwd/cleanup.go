@@ -71,6 +71,8 @@ func releaseOwn(ctx context.Context, c *call) error {
 	store := etcd.New(client, c.EtcdPrefix)
 	key := env.Key()
 	switch r, err := findLease(ctx, store, key); {
+	case errors.Is(err, errNobodyHolds):
+		fmt.Fprintf(c.stdout, "no lease to release: %v\n", err)
 	case err != nil:
 		return err
 	case r.Reserved():

@@ -24,6 +24,14 @@ const guardEvery = time.Second
 // lease when it moves, and the network when it is widened. Nothing that fails
 // here ends the daemon; it is in the report.
 func (d *daemon) guard(ctx context.Context) error {
+	unlock, err := lockGuard()
+	if err != nil {
+		if d.set.IPMasq || d.set.ForwardRules || d.set.BlackholeRoute {
+			d.problem("filter", err.Error())
+		}
+		return nil
+	}
+	defer unlock()
 	f, err := filter.New(filter.Config{Resync: d.set.FilterResync, Logger: d.log})
 	if err != nil {
 		return fmt.Errorf("packet filter: %w", err)

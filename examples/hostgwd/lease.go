@@ -244,7 +244,10 @@ func releaseLease(ctx context.Context, c *call, store *etcd.Store) error {
 	return nil
 }
 
-// findLease returns the lease of key, if it is stored and can be read.
+var errNobodyHolds = errors.New("nobody holds")
+
+// findLease returns the lease of key, if it is stored and can be read. If it is
+// not stored the error wraps errNobodyHolds.
 func findLease(ctx context.Context, store *etcd.Store, key subnet.Key) (subnet.Record, error) {
 	snap, err := store.Snapshot(ctx)
 	if err != nil {
@@ -255,5 +258,5 @@ func findLease(ctx context.Context, store *etcd.Store, key subnet.Key) (subnet.R
 			return r, r.Err
 		}
 	}
-	return subnet.Record{}, fmt.Errorf("nobody holds %s yet", key)
+	return subnet.Record{}, fmt.Errorf("%w %s", errNobodyHolds, key)
 }

@@ -42,6 +42,7 @@ func (s *Store) Claim(ctx context.Context, c subnet.Claim) (subnet.Record, error
 	if err != nil {
 		return subnet.Record{}, fmt.Errorf("claiming %s in etcd: %w", name, err)
 	}
+	s.sweep(ctx, r.Token)
 	// What the dropped leases were on would only linger; should this fail, it
 	// ends by itself.
 	ended := map[int64]bool{0: true, r.Token: true}
@@ -106,9 +107,11 @@ func (s *Store) claim(ctx context.Context, name string, value []byte, c subnet.C
 	}
 	if err != nil {
 		err = conflictIfEnded(err)
-		if unused && errors.Is(err, subnet.ErrConflict) {
-			// The caller may find the network full and not come back.
-			_ = s.revoke(ctx, r.Token)
+		if unused {
+			// After a conflict the caller may find the network full and not come back.
+			if !errors.Is(err, subnet.ErrConflict) || s.revoke(ctx, r.Token) != nil {
+				s.left.add(r.Token)
+			}
 		}
 		return r, err
 	}

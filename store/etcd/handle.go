@@ -66,9 +66,13 @@ func (s *Store) areDropped(names []string, c subnet.Claim) bool {
 func (s *Store) grantID(parent context.Context, id, ttl int64) (int64, error) {
 	ctx, cancel := limit(parent)
 	defer cancel()
+	s.left.remove(id) // it is to be used
 	resp, err := s.lease.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: id, TTL: ttl}, callOptions()...)
 	if err != nil {
-		return id, explain(ctx, parent, err)
+		if err = explain(ctx, parent, err); id != 0 && !errors.Is(err, rpctypes.ErrLeaseExist) {
+			s.left.add(id)
+		}
+		return id, err
 	}
 	return resp.ID, nil
 }

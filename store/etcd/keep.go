@@ -71,6 +71,7 @@ func (k *keeping) renew(ctx context.Context) error {
 			continue
 		}
 		k.report(func() { k.ttl, k.confirmed = ttl, time.Now() })
+		k.store.sweep(ctx, k.record.Token)
 		timer := time.NewTimer(ttl / 3)
 		select {
 		case <-ctx.Done():
@@ -104,6 +105,7 @@ func (k *keeping) report(change func()) {
 func (k *keeping) listen(ctx context.Context) error {
 	name := k.record.Name
 	keys := []span{{key: k.store.layout.lease(name)}, {key: k.store.user(name)}}
+	var p patience
 	for ctx.Err() == nil {
 		var seen int64
 		look := func(ctx context.Context) (err error) {
@@ -118,7 +120,7 @@ func (k *keeping) listen(ctx context.Context) error {
 			}
 			return look(ctx)
 		}
-		if err := k.store.follow(ctx, keys, look, again); errors.Is(err, subnet.ErrLeaseLost) {
+		if err := k.store.follow(ctx, keys, &p, look, again); errors.Is(err, subnet.ErrLeaseLost) {
 			return err
 		}
 		pause(ctx)
@@ -149,6 +151,16 @@ func (k *keeping) look(ctx context.Context) (int64, error) {
 	}
 	if len(user) > 0 {
 		if err := k.meet(ctx, user[0]); err != nil {
+			return 0, err
+		}
+	} else if k.node.Instance != "" {
+		// It went with an etcd lease that this one is no longer on, when an
+		// operator made a reservation of it. Writing it is an event to come.
+		_, err := s.txn(ctx, &pb.TxnRequest{
+			Compare: []*pb.Compare{ifModified(s.layout.lease(name), lease[0].ModRevision), ifModified(s.user(name), 0)},
+			Success: []*pb.RequestOp{opPut(s.user(name), encodeUser(k.node), k.record.Token)},
+		})
+		if err != nil {
 			return 0, err
 		}
 	}

@@ -23,6 +23,7 @@ type Store struct {
 	kv    pb.KVClient
 	lease pb.LeaseClient
 	watch pb.WatchClient
+	left  leftovers
 }
 
 const (

@@ -24,7 +24,23 @@ const (
 	// second.
 	probeInterval = 2 * time.Second
 	maxUnanswered = 2
+
+	// patientUnanswered is what maxUnanswered grows to, see patience.
+	patientUnanswered = 16
 )
+
+// patience is how often a caller of follow, from one watch to the next, asks in
+// vain. A server that answers calls and is merely slow to speak on a watch is busy,
+// perhaps with telling thousands of nodes about each other. Whoever hangs up then
+// and reads everything again, as all the others do, keeps it so for ever. So each
+// silence doubles the patience, and each answer in time halves it.
+type patience int
+
+func (p *patience) times() int { return max(int(*p), maxUnanswered) }
+
+func (p *patience) lost() { *p = patience(min(2*p.times(), patientUnanswered)) }
+
+func (p *patience) answered() { *p /= 2 }
 
 // errCompacted is what a watch ends with that has fallen too far behind.
 var errCompacted = errors.New("etcd has compacted the history")
@@ -39,7 +55,7 @@ var errCompacted = errors.New("etcd has compacted the history")
 // could be wiped between the two, reach the revision that was read and go on from
 // there, and no answer to the watch would tell. And it never resumes by itself,
 // for the same reason.
-func (s *Store) follow(parent context.Context, spans []span, opened func(context.Context) error, heard func(context.Context, []*mvccpb.Event) error) error {
+func (s *Store) follow(parent context.Context, spans []span, p *patience, opened func(context.Context) error, heard func(context.Context, []*mvccpb.Event) error) error {
 	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(parent))
 	var receiver sync.WaitGroup
 	defer receiver.Wait()
@@ -70,14 +86,18 @@ func (s *Store) follow(parent context.Context, spans []span, opened func(context
 		case err := <-broken:
 			return fail(err)
 		case <-probe.C:
-			if unanswered >= maxUnanswered {
-				return fmt.Errorf("etcd's watch is silent: no answer within %v", maxUnanswered*probeInterval)
+			if n := p.times(); unanswered >= n {
+				p.lost()
+				return fmt.Errorf("etcd's watch is silent: no answer within %v", time.Duration(n)*probeInterval)
 			}
 			unanswered++
 			if err := stream.Send(progressRequest()); err != nil {
 				continue // receiving tells why
 			}
 		case first := <-answers:
+			if unanswered == 1 {
+				p.answered()
+			}
 			unanswered = 0
 			var events []*mvccpb.Event
 			for _, a := range gather(first, answers) {

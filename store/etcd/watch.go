@@ -13,7 +13,7 @@ import (
 
 // Watch tells what is stored as hostgw.LeaseWatcher says. It returns only when ctx
 // ends. An outage is noticed at once if the connection breaks, and within some
-// six seconds if etcd merely falls silent.
+// six seconds if etcd merely falls silent; later if it has done so again and again.
 func (s *Store) Watch(ctx context.Context, deliver func(subnet.Update)) error {
 	w := &watching{store: s, deliver: deliver}
 	for ctx.Err() == nil {
@@ -39,6 +39,8 @@ type watching struct {
 	deliver func(subnet.Update)
 	down    bool // the last update delivered was an error
 
+	patience patience
+
 	known    bool // the rest is what was delivered
 	revision int64
 	count    int64            // keys in the range
@@ -47,7 +49,7 @@ type watching struct {
 
 // session tells what is stored and then what happens to it, until that breaks.
 func (w *watching) session(ctx context.Context) error {
-	return w.store.follow(ctx, []span{w.store.all()}, w.begin, w.heard)
+	return w.store.follow(ctx, []span{w.store.all()}, &w.patience, w.begin, w.heard)
 }
 
 // begin delivers what is there, or that it is what was there before.
