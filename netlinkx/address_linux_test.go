@@ -25,7 +25,7 @@ func addressMessage(t testing.TB, flags uint32) []byte {
 func TestDecodeAddress(t *testing.T) {
 	const flags = unix.IFA_F_DEPRECATED | unix.IFA_F_MANAGETEMPADDR // which does not fit into the header
 	got, err := decodeAddress(addressMessage(t, flags))
-	want := address{addressInfo{7, netip.MustParsePrefix("2001:db8::1/64")}, flags, unix.RT_SCOPE_LINK}
+	want := address{addressInfo{index: 7, prefix: netip.MustParsePrefix("2001:db8::1/64")}, flags, unix.RT_SCOPE_LINK}
 	if err != nil || got != want {
 		t.Errorf("%+v, %v; want %+v", got, err, want)
 	}

@@ -69,7 +69,7 @@ func (c *requestConn) findLink(name string) (Uplink, bool, error) {
 	reset = func() { u.Addrs = nil }
 	err = c.dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, filter, reset, func(m netlink.Message) {
 		if a, err := decodeAddressInfo(m.Data); err == nil && a.index == u.Index {
-			u.Addrs = append(u.Addrs, a.prefix)
+			u.Addrs = append(u.Addrs, a.onLink()...)
 		}
 	})
 	if err != nil && !errors.Is(err, unix.ENODEV) { // gone meanwhile: the event comes

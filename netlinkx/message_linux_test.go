@@ -104,10 +104,19 @@ func FuzzDecodeLinkAndAddress(f *testing.F) {
 	if b, err = address.MarshalBinary(); err != nil {
 		f.Fatal(err)
 	}
-	if a, err := decodeAddressInfo(b); err != nil || a != (addressInfo{2, netip.MustParsePrefix("192.0.2.1/24")}) {
+	want := addressInfo{index: 2, prefix: netip.MustParsePrefix("192.0.2.1/32"), remote: netip.MustParsePrefix("192.0.2.0/24")}
+	if a, err := decodeAddressInfo(b); err != nil || a != want {
 		f.Fatalf("%+v: %v", a, err)
 	}
 	f.Add(b)
+	// A port leaving a bridge is told with the port's index, and is not its end.
+	if b, err = link.MarshalBinary(); err != nil {
+		f.Fatal(err)
+	}
+	b[0] = unix.AF_BRIDGE
+	if k, err := decodeLinkInfo(b); err == nil {
+		f.Fatalf("a bridge's message reads as %+v", k)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_, _ = decodeLinkInfo(b)
 		if a, err := decodeAddressInfo(b); err == nil && !a.prefix.IsValid() {

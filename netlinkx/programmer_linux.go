@@ -316,6 +316,9 @@ func (r *run) lookIfDue(now time.Time) error {
 	}
 	t.stats.Looks++
 	events, overrun := r.events.take()
+	if periodic {
+		clear(t.stuck)
+	}
 	if periodic && !asked {
 		if err := r.hear(events, overrun); err != nil {
 			return err

@@ -21,7 +21,9 @@ const (
 
 // appendRoute appends r as the payload of a request about it in table. scope
 // and kind are r's own, except that a request to delete finds IPv4 routes of
-// any scope.
+// any scope. Of a route that has more to it than we know, such as a next-hop
+// object, no next hop is named in a request to delete it: the kernel would not
+// find it by that.
 func appendRoute(b []byte, r kernelRoute, table uint32, remove bool) []byte {
 	family, scope := byte(unix.AF_INET6), r.scope
 	if r.subnet.Addr().Is4() {
@@ -37,13 +39,14 @@ func appendRoute(b []byte, r kernelRoute, table uint32, remove bool) []byte {
 	b = append(b, family, byte(r.subnet.Bits()), 0, r.tos, shortTable(table), r.protocol, scope, r.kind)
 	b = binary.NativeEndian.AppendUint32(b, flags)
 	b = appendAddr(b, unix.RTA_DST, r.subnet.Addr())
-	if r.gateway.IsValid() {
+	nextHop := r.plain || !remove
+	if r.gateway.IsValid() && nextHop {
 		b = appendAddr(b, unix.RTA_GATEWAY, r.gateway)
 	}
 	if r.source.IsValid() && !remove {
 		b = appendAddr(b, unix.RTA_PREFSRC, r.source)
 	}
-	if r.index != 0 {
+	if r.index != 0 && nextHop {
 		b = appendUint32(b, unix.RTA_OIF, r.index)
 	}
 	if r.metric != 0 {

@@ -55,9 +55,10 @@ type want struct {
 	state   RouteState
 	err     error
 	since   time.Time
-	repair  bool  // it was in place until somebody else changed that
-	doubts  uint8 // how often in a row the kernel's answer contradicted what we knew
-	news    bool  // it is in table.news
+	repair  bool   // it was in place until somebody else changed that
+	doubts  uint8  // how often in a row the kernel's answer contradicted what we knew
+	looks   uint64 // how many there had been at the last doubt
+	news    bool   // it is in table.news
 }
 
 type operation uint8
@@ -119,6 +120,7 @@ type table struct {
 	aliens map[kernelRoute]struct{}
 
 	fights map[netip.Prefix]*bucket
+	stuck  map[kernelRoute]uint8 // how often the kernel did not find a route to remove that it shows
 
 	again     bool      // something happened that may let refused routes in
 	doubt     bool      // something happened that only a look at the kernel can tell the result of
@@ -146,6 +148,7 @@ func newTable(c Config) *table {
 		index:  map[uint32]int{},
 		aliens: map[kernelRoute]struct{}{},
 		fights: map[netip.Prefix]*bucket{},
+		stuck:  map[kernelRoute]uint8{},
 	}
 }
 
@@ -312,7 +315,7 @@ func (t *table) decide(p netip.Prefix, now time.Time, pl *plan) {
 			return
 		}
 		for _, r := range have {
-			if t.ours(r) {
+			if t.ours(r) && t.stuck[r] < maxDoubts {
 				pl.remove(r, -1)
 			}
 		}
@@ -330,7 +333,7 @@ func (t *table) decide(p netip.Prefix, now time.Time, pl *plan) {
 	// Without a foreign route the leftovers go too once ours is there: with a
 	// lower metric they would hide it.
 	surplus := func(r kernelRoute) bool {
-		return t.ours(r) || foreign == nil && t.leftover(r)
+		return (t.ours(r) || foreign == nil && t.leftover(r)) && t.stuck[r] < maxDoubts
 	}
 	removeSurplus := func(but kernelRoute, after int) {
 		for _, r := range have {
@@ -596,6 +599,7 @@ func (t *table) done(q request, o outcome, why error, now time.Time) {
 		switch o {
 		case outcomeDone:
 			t.erase(q.route)
+			delete(t.stuck, q.route)
 			t.stats.Removed++
 			t.tally.removed++
 			if !t.ours(q.route) {
@@ -609,6 +613,7 @@ func (t *table) done(q request, o outcome, why error, now time.Time) {
 				t.aliens[q.route] = struct{}{}
 			}
 			t.erase(q.route)
+			t.stuck[q.route]++
 			t.doubt = true // it was not as we knew it
 		case outcomeUnknown:
 			t.doubt = true
@@ -645,7 +650,11 @@ func (t *table) done(q request, o outcome, why error, now time.Time) {
 		t.settleIn(p, w, t.foreign(t.kernel[p]), now)
 	case outcomeExists, outcomeUnknown, outcomeAbsent:
 		if w != nil && w.doubts < maxDoubts {
-			w.doubts++
+			// Tries without a look between them are one contradiction.
+			if w.doubts == 0 || w.looks != t.stats.Looks {
+				w.doubts++
+				w.looks = t.stats.Looks
+			}
 			t.doubt = true
 			t.settle(p, w, RoutePending, nil, now)
 			return

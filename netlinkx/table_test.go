@@ -249,6 +249,7 @@ func TestContradiction(t *testing.T) {
 	tb.set(testWanted("10.5.1.0/24 192.0.2.7"))
 	var pl plan
 	for i := range 10 {
+		tb.stats.Looks++
 		tb.adopt(snapshot{})
 		if !tb.next(10, start, &pl) || len(pl.makes) != 1 {
 			t.Fatalf("round %d: nothing is tried", i)

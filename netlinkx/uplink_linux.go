@@ -175,7 +175,7 @@ func (c *requestConn) choose(o UplinkOptions, pattern *regexp.Regexp, links []*c
 
 	u := Uplink{Name: link.name, Index: link.index, MTU: link.mtu, Up: link.up, Running: link.running}
 	for _, a := range link.addrs {
-		u.Addrs = append(u.Addrs, a.prefix)
+		u.Addrs = append(u.Addrs, a.onLink()...)
 	}
 	slices.SortFunc(u.Addrs, comparePrefix)
 	u.IPv4, u.IPv6 = o.PublicIPv4, o.PublicIPv6

@@ -24,9 +24,11 @@ type linkInfo struct {
 	up, running bool
 }
 
-// decodeLinkInfo reads the payload of a link message.
+// decodeLinkInfo reads the payload of a link message. Those of a family are not
+// about the interface itself: a bridge says with one that a port has left it, and
+// the port's own index is in it.
 func decodeLinkInfo(b []byte) (linkInfo, error) {
-	if len(b) < unix.SizeofIfInfomsg {
+	if len(b) < unix.SizeofIfInfomsg || b[0] != unix.AF_UNSPEC {
 		return linkInfo{}, errLinkMessage
 	}
 	flags := binary.NativeEndian.Uint32(b[8:])
@@ -56,10 +58,20 @@ func decodeLinkInfo(b []byte) (linkInfo, error) {
 }
 
 // addressInfo is an address of an interface, with the prefix length of what it
-// makes on-link.
+// makes on-link. On a point-to-point link that is remote instead, and the prefix
+// is of the address alone.
 type addressInfo struct {
 	index  int
 	prefix netip.Prefix
+	remote netip.Prefix // zero but for point-to-point links
+}
+
+// onLink returns what an Uplink with the address has in Addrs because of it.
+func (a addressInfo) onLink() []netip.Prefix {
+	if a.remote.IsValid() {
+		return []netip.Prefix{a.prefix, a.remote}
+	}
+	return []netip.Prefix{a.prefix}
 }
 
 // decodeAddressInfo reads the payload of an address message.
@@ -89,14 +101,16 @@ func decodeAddressInfo(b []byte) (addressInfo, error) {
 	}
 	// Of a point-to-point link IFA_ADDRESS is the other end; IPv6 only has
 	// IFA_LOCAL there.
-	if !local.IsValid() {
-		local = remote
+	a := addressInfo{index: index, prefix: netip.PrefixFrom(remote, bits)}
+	if local.IsValid() && remote.IsValid() && local != remote {
+		a.prefix, a.remote = netip.PrefixFrom(local, local.BitLen()), a.prefix.Masked()
+	} else if local.IsValid() {
+		a.prefix = netip.PrefixFrom(local, bits)
 	}
-	p := netip.PrefixFrom(local, bits)
-	if !p.IsValid() {
+	if !a.prefix.IsValid() || bits > a.prefix.Addr().BitLen() {
 		return addressInfo{}, errAddressMessage
 	}
-	return addressInfo{index: index, prefix: p}, nil
+	return a, nil
 }
 
 // follow takes a link event into account. It reports whether another interface
@@ -134,9 +148,10 @@ func (t *table) readdress(a addressInfo, deleted bool) {
 		return
 	}
 	u := t.uplink
-	u.Addrs = slices.DeleteFunc(slices.Clone(u.Addrs), func(p netip.Prefix) bool { return p == a.prefix })
+	is := a.onLink()
+	u.Addrs = slices.DeleteFunc(slices.Clone(u.Addrs), func(p netip.Prefix) bool { return slices.Contains(is, p) })
 	if !deleted {
-		u.Addrs = append(u.Addrs, a.prefix)
+		u.Addrs = append(u.Addrs, is...)
 		slices.SortFunc(u.Addrs, comparePrefix)
 	}
 	t.setUplink(u)

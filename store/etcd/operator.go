@@ -96,8 +96,8 @@ func (s *Store) reserve(ctx context.Context, name string, value []byte, l subnet
 	}
 	var held *subnet.Record
 	for _, o := range sn.Records {
-		switch key, err := subnet.ParseKey(o.Name); {
-		case err != nil || !key.Overlaps(l.Key):
+		switch {
+		case !o.Takes(l.Key):
 		case o.Name == name && o.Err == nil && o.Lease.Holder.Same(l.Holder):
 			held = &o
 		default:
@@ -117,7 +117,7 @@ func (s *Store) reserve(ctx context.Context, name string, value []byte, l subnet
 		req.Compare = append(req.Compare, ifModified(s.layout.lease(name), held.Modified))
 		r.Created = held.Created
 	}
-	if !sn.Config.Config.Fits(l.Key) {
+	if c := sn.Config.Config; !c.Fits(l.Key) || !c.Paired(l.Key) {
 		// A claim under way has chosen a subnet that does not exist yet, and
 		// compares only that and the config. To make it look again, the config is
 		// written anew, as it is.
