@@ -19,15 +19,19 @@ var (
 	ErrNoLease = errors.New("no lease is held")
 )
 
-// SubnetLostError says that this node's lease vanished from the store and that
-// another node holds the subnet, or an overlapping one, now. It wraps
-// [ErrSubnetLost].
+// SubnetLostError says that this node's lease vanished from the store, and that
+// it cannot be had again: another node holds the subnet, or an overlapping one,
+// now, or it no longer fits the config. It wraps [ErrSubnetLost].
 type SubnetLostError struct {
 	Lost  subnet.Lease  // what this node held
-	Taken subnet.Record // who holds it now
+	Taken subnet.Record // who holds it now; zero if Err is set
+	Err   error         // why else it cannot be had
 }
 
 func (e *SubnetLostError) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("subnet lost: %v", e.Err)
+	}
 	return fmt.Sprintf("%v: %s of %s is now %s of %s", ErrSubnetLost,
 		e.Lost.Key, address(e.Lost.Holder), e.Taken.Name, address(e.Taken.Lease.Holder))
 }

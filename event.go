@@ -5,9 +5,13 @@ import (
 	"github.com/hostgw/hostgw/subnet"
 )
 
-// Event is something that happened to a Manager: one of *LeaseEvent,
+// Event is something that happened to a Manager: one of *StateEvent, *LeaseEvent,
 // *StoreEvent, *ConfigEvent, *PeerEvent, *RivalEvent, *RouteEvent.
 type Event interface{ event() }
+
+// StateEvent says that the Manager came into another state: StateHeld when the
+// lease is held, for the first time or again, StateJoining when it was lost.
+type StateEvent struct{ State State }
 
 // LeaseEvent says that this node holds a lease it did not hold before: the
 // first one, or another one (Previous) after a move.
@@ -25,7 +29,8 @@ type ConfigEvent struct {
 	Fits   bool // whether this node's lease still fits
 }
 
-// PeerEvent says that a peer came, changed or went (Gone).
+// PeerEvent says that a peer came, changed, is missing from the store (then
+// Peer.Missing is set) or went (Gone).
 type PeerEvent struct {
 	Peer Peer
 	Gone bool
@@ -41,6 +46,7 @@ type RouteEvent struct {
 	Stats  netlinkx.Stats
 }
 
+func (*StateEvent) event()  {}
 func (*LeaseEvent) event()  {}
 func (*StoreEvent) event()  {}
 func (*ConfigEvent) event() {}

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,8 +54,8 @@ type Config struct {
 	Logger *slog.Logger // slog.Default() if nil
 
 	// Observe, if not nil, is told what happens, one call at a time, in order. It
-	// must not block for long: routes wait for it. It may call the Manager's
-	// methods other than Run.
+	// must not block for long: routes wait for it. It may call Status and Summary;
+	// Lease would wait for it to return.
 	Observe func(Event)
 }
 
@@ -97,6 +99,9 @@ func New(c Config) (*Manager, error) {
 			return nil, fmt.Errorf("hostgw: Config.Watcher is nil, and Config.Store (%T) is not a LeaseWatcher", c.Store)
 		}
 		c.Watcher = w
+	}
+	if a := c.Uplink.IPv4; a.IsValid() && !a.Is4() || !isIPv6OrNone(c.Uplink.IPv6) {
+		return nil, fmt.Errorf("hostgw: Config.Uplink %q has the addresses IPv4 %v and IPv6 %v, which must be of their families and not mapped", c.Uplink.Name, a, c.Uplink.IPv6)
 	}
 	if !c.Uplink.IPv4.IsValid() && !c.Uplink.IPv6.IsValid() {
 		return nil, fmt.Errorf("hostgw: Config.Uplink %q has no address for peers to reach this node", c.Uplink.Name)
@@ -142,6 +147,8 @@ func New(c Config) (*Manager, error) {
 		table:   table,
 	}, nil
 }
+
+func isIPv6OrNone(a netip.Addr) bool { return !a.IsValid() || a.Is6() && !a.Is4In6() }
 
 // Run leases this node's subnet, keeps it leased, and keeps the kernel's routes
 // equal to the peers' leases until ctx ends; it then returns nil, after the last
@@ -209,22 +216,29 @@ func (m *Manager) Lease(ctx context.Context) (Joined, error) {
 	return Joined{}, ErrStopped
 }
 
-// Release gives this node's subnet back to the store. Call it after Run has
+// Release gives this node's subnet back to the store: every lease in it that
+// bears this node's address, but for reservations. Call it after Run has
 // returned, for a host that leaves the network for good: while Run goes on it
-// would ask for the subnet again. It returns [ErrNoLease] if Run held none.
+// would ask for the subnet again. It returns [ErrNoLease] if there is none.
 func (m *Manager) Release(ctx context.Context) error {
-	m.mu.Lock()
-	r := m.status.Record
-	m.mu.Unlock()
-	if r.Name == "" {
-		return ErrNoLease
+	// What the store says counts: an answer to Run's last claim may have been lost.
+	snap, err := m.c.Store.Snapshot(ctx)
+	if err != nil {
+		return fmt.Errorf("releasing this node's lease: %w", err)
 	}
-	if err := m.c.Store.Release(ctx, r); err != nil {
-		return fmt.Errorf("releasing lease %s: %w", r.Name, err)
+	self := subnet.Holder{PublicIP: m.c.Uplink.IPv4, PublicIPv6: m.c.Uplink.IPv6}
+	own := others(snap.Records, subnet.Choice{}, self)
+	for _, r := range own {
+		if err := m.c.Store.Release(ctx, r); err != nil {
+			return fmt.Errorf("releasing lease %s: %w", r.Name, err)
+		}
 	}
 	m.mu.Lock()
 	m.status.Record, m.status.Joined = subnet.Record{}, Joined{}
 	m.mu.Unlock()
+	if len(own) == 0 {
+		return ErrNoLease
+	}
 	return nil
 }
 
@@ -248,6 +262,7 @@ func (m *Manager) Summary() Status {
 
 func (m *Manager) summary() Status {
 	s := m.status
+	s.Uplink.Addrs = slices.Clone(s.Uplink.Addrs)
 	s.Counts = m.table.count()
 	if s.Rival != nil {
 		rival := *s.Rival

@@ -3,6 +3,7 @@ package hostgw
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -125,7 +126,8 @@ func (m *Manager) takeUpdate(u subnet.Update) {
 		for _, r := range s.Records {
 			names[r.Name] = struct{}{}
 		}
-		gone := m.table.miss(names, now)
+		missing, gone := m.table.miss(names, now)
+		m.tellMissing(missing)
 		m.takePeers(s.Records, gone, now)
 		if r, ok := find(s.Records, own.Name); ok {
 			m.shown = r
@@ -151,10 +153,16 @@ func (m *Manager) takeUpdate(u subnet.Update) {
 	if m.forgotten(u) {
 		// This node did not leave, so the store has lost its memory: the others may
 		// not have left either.
+		var missing []*peer
 		gone = slices.DeleteFunc(slices.Clone(gone), func(name string) bool {
 			p := m.table.peers[name]
-			return p != nil && m.table.hold(p, now)
+			held := p != nil && m.table.hold(p, now)
+			if held {
+				missing = append(missing, p)
+			}
+			return held
 		})
+		m.tellMissing(missing)
 	}
 	for _, r := range u.Put {
 		if r.Name == own.Name && r.Modified > own.Modified {
@@ -162,6 +170,17 @@ func (m *Manager) takeUpdate(u subnet.Update) {
 		}
 	}
 	m.takePeers(u.Put, gone, now)
+}
+
+// tellMissing tells of peers that the store does not show any more.
+func (m *Manager) tellMissing(missing []*peer) {
+	if len(missing) == 0 {
+		return
+	}
+	m.log.Warn("the store has lost peers; their routes stay while they put their leases back", "peers", len(missing), "hold", m.c.Hold)
+	for _, p := range missing {
+		m.tell(func() Event { return &PeerEvent{Peer: p.peer()} })
+	}
 }
 
 // forgotten reports whether u says that this node's lease was deleted: by itself,
@@ -199,7 +218,7 @@ func (m *Manager) takeConfig(nc subnet.NetworkConfig, now time.Time) {
 	if nc.Err != nil {
 		if old.Err == nil && old.Revision != 0 {
 			m.log.Warn("network config in the store is not usable; the last good one stays in force", "err", nc.Err)
-			m.tell(func() Event { return &ConfigEvent{Config: nc, Fits: true} })
+			m.tell(func() Event { return &ConfigEvent{Config: nc, Fits: m.fits(old.Config)} })
 		}
 		nc.Config = old.Config
 		m.status.Config = nc
@@ -207,19 +226,25 @@ func (m *Manager) takeConfig(nc subnet.NetworkConfig, now time.Time) {
 	}
 	m.status.Config = nc
 	if nc.Config == old.Config {
+		if old.Err != nil {
+			m.log.Info("network config in the store is usable again")
+			m.tell(func() Event { return &ConfigEvent{Config: nc, Fits: m.fits(nc.Config)} })
+		}
 		return
 	}
-	for _, n := range nc.Config.Networks() {
-		if !slices.Contains(m.table.policy.Networks, n) {
-			m.table.policy.Networks = append(m.table.policy.Networks, n)
-			m.wanted.whole = true
+	networks := nc.Config.Networks()
+	for _, n := range m.table.policy.Networks {
+		if !slices.Contains(networks, n) && m.lives(n, nc.Config.Networks()) {
+			networks = append(networks, n)
 		}
 	}
-	m.table.rejudge(now)
+	m.table.policy.Networks = networks
+	m.wanted.whole = true
+	m.rejudge(now)
 	if !held {
 		return
 	}
-	fits := nc.Config.Fits(m.status.Joined.Lease.Key)
+	fits := m.fits(nc.Config)
 	switch {
 	case fits:
 		m.status.Joined.Config = nc.Config
@@ -233,6 +258,33 @@ func (m *Manager) takeConfig(nc subnet.NetworkConfig, now time.Time) {
 	m.tell(func() Event { return &ConfigEvent{Config: nc, Fits: fits} })
 }
 
+// fits reports whether this node's lease is one that c would cut.
+func (m *Manager) fits(c subnet.Config) bool { return c.Fits(m.status.Joined.Lease.Key) }
+
+// lives reports whether network, of an earlier config, is where this node's or a
+// routed peer's subnet still lies and that none of the newer networks covers.
+func (m *Manager) lives(network netip.Prefix, newer []netip.Prefix) bool {
+	in := func(s netip.Prefix) bool {
+		return s.IsValid() && network.Overlaps(s) && !slices.ContainsFunc(newer, s.Overlaps)
+	}
+	own := m.status.Joined.Lease.Key
+	if in(own.IPv4) || in(own.IPv6) {
+		return true
+	}
+	for s := range m.table.wanted {
+		if in(s) {
+			return true
+		}
+	}
+	return false
+}
+
+// rejudge judges all peers again and tells what became of them.
+func (m *Manager) rejudge(now time.Time) {
+	touched, gone := m.table.rejudge(now)
+	m.tellPeers(touched, gone)
+}
+
 // takePeers takes in leases that were written and that are gone.
 func (m *Manager) takePeers(put []subnet.Record, gone []string, now time.Time) {
 	var left []Peer
@@ -243,7 +295,11 @@ func (m *Manager) takePeers(put []subnet.Record, gone []string, now time.Time) {
 			}
 		}
 	}
-	touched := m.table.update(put, gone, now)
+	m.tellPeers(m.table.update(put, gone, now), left)
+}
+
+// tellPeers logs and tells of peers that changed and that left.
+func (m *Manager) tellPeers(touched []*peer, left []Peer) {
 	if m.status.State == StateHeld {
 		m.logPeers(touched, left)
 	}
@@ -274,6 +330,9 @@ func (m *Manager) logPeers(touched []*peer, left []Peer) {
 		m.log.Info("peer left", "lease", p.Name)
 	}
 	for _, p := range touched {
+		if !p.missing.IsZero() {
+			continue // told when it went missing
+		}
 		for _, r := range p.routes {
 			if r.Reason != ReasonNone {
 				m.log.Warn("peer gets no route", "lease", p.record.Name, "reason", r.Reason.String(), "err", r.Err)
@@ -293,21 +352,12 @@ func (m *Manager) takeReport(r netlinkx.Report) {
 		same := slices.Equal(u.Addrs, m.table.policy.Uplink.Addrs)
 		m.status.Uplink, m.table.policy.Uplink = u, u
 		if !same {
-			m.table.rejudge(now)
+			m.rejudge(now)
 		}
 	}
 	m.status.Routes = r.Stats
-	failed := 0
 	for _, s := range r.Routes {
-		if m.table.report(s) == nil || s.State != netlinkx.RouteFailed && s.State != netlinkx.RouteConflict {
-			continue
-		}
-		if failed++; failed <= logLines {
-			m.log.Warn("route is not in the kernel", "subnet", s.Route.Subnet, "gateway", s.Route.Gateway, "state", s.State.String(), "err", s.Err)
-		}
-	}
-	if failed > logLines {
-		m.log.Warn("more routes are not in the kernel", "count", failed-logLines)
+		m.table.report(s) // the programmer logs what is worth it
 	}
 	if len(r.Routes) > 0 {
 		m.tell(func() Event { return &RouteEvent{Routes: r.Routes, Stats: r.Stats} })
@@ -389,6 +439,12 @@ func (m *Manager) tell(e func() Event) {
 func (m *Manager) takeLease(r subnet.Record, nc subnet.NetworkConfig, absent bool) {
 	now := time.Now()
 	before := m.status.Joined
+	if before.Lease.Key != r.Lease.Key {
+		m.table.policy.Own = r.Lease
+		m.rejudge(now)
+		m.wanted.whole = true
+		m.status.Since = now
+	}
 	m.status.State, m.status.Waiting = StateHeld, nil
 	m.status.Record = r
 	m.status.Joined = Joined{Config: nc.Config, Lease: r.Lease}
@@ -398,29 +454,17 @@ func (m *Manager) takeLease(r subnet.Record, nc subnet.NetworkConfig, absent boo
 	}
 	if before.Lease.Key == r.Lease.Key {
 		m.log.Info("lease is held again", "lease", r.Name)
-		return
-	}
-	m.status.Since = now
-	m.table.policy.Own = r.Lease
-	m.table.rejudge(now)
-	m.wanted.whole = true
-	if before.Lease.Key == (subnet.Key{}) && absent && m.c.Previous != (subnet.Key{}) {
-		// A node that had a lease before finds it gone. Either it was away for
-		// longer than its lease lived, or the store has lost everything: then the
-		// peers are about to put theirs back, and their routes must not go first.
-		m.wanted.until = now.Add(m.c.Hold)
-	}
-	routed, refused := 0, 0
-	for _, p := range m.table.peers {
-		for _, r := range p.routes {
-			if r.Reason == ReasonNone {
-				routed++
-			} else {
-				refused++
-			}
+	} else {
+		if before.Lease.Key == (subnet.Key{}) && absent {
+			// Either this node is new, or was away for longer than its lease lived, or
+			// the store has lost everything: then the peers are about to put theirs
+			// back, and the routes that an earlier run left must not go first.
+			m.wanted.until = now.Add(m.c.Hold)
 		}
+		c := m.table.count()
+		m.log.Info("lease held", "lease", r.Name, "reservation", r.Reserved(), "networks", nc.Config.Networks(),
+			"peers", c.Peers, "refused", c.Refused)
+		m.tell(func() Event { return &LeaseEvent{Joined: m.status.Joined, Previous: before.Lease.Key} })
 	}
-	m.log.Info("lease held", "lease", r.Name, "reservation", r.Reserved(), "networks", nc.Config.Networks(),
-		"peers", len(m.table.peers), "routes", routed, "refused", refused)
-	m.tell(func() Event { return &LeaseEvent{Joined: m.status.Joined, Previous: before.Lease.Key} })
+	m.tell(func() Event { return &StateEvent{StateHeld} })
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -624,11 +625,150 @@ func TestManagerUplinkChanges(t *testing.T) {
 	})
 }
 
+// kinds returns the observed events that are of type E.
+func kinds[E Event](n *testNode) (es []E) {
+	synctest.Wait()
+	for _, e := range n.events {
+		if e, ok := e.(E); ok {
+			es = append(es, e)
+		}
+	}
+	return es
+}
+
+// What becomes of the peers when the uplink's addresses change is told, and so is
+// a config that was broken and is put right.
+func TestManagerTells(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := testServer(t)
+		a, b := startNode(t, server, 1), startNode(t, server, 2)
+		a.wantRoutes(b)
+		peers := len(kinds[*PeerEvent](a))
+		up := a.m.Status().Uplink
+		none := up
+		none.Addrs = nil
+		a.routes.setUplink(none)
+		if es := kinds[*PeerEvent](a); len(es) != peers+1 || es[peers].Peer.Routes[0].Reason != ReasonGatewayOffLink {
+			t.Errorf("events after the address went: %+v", es)
+		}
+		if a.log.count("peer gets no route") != 1 {
+			t.Errorf("log after the address went: %q", a.log.lines)
+		}
+		a.routes.setUplink(up)
+		if es := kinds[*PeerEvent](a); len(es) != peers+2 || es[peers+1].Peer.Routes[0].Reason != ReasonNone {
+			t.Errorf("events after it came back: %+v", es)
+		}
+
+		text := `{"Network":"192.168.0.0/16","SubnetLen":26,"SubnetMin":"192.168.0.64","SubnetMax":"192.168.250.192","Backend":{"Type":"host-gw"}}`
+		server.PutConfig([]byte(text[1:]))
+		server.PutConfig([]byte(text))
+		time.Sleep(time.Second)
+		if es := kinds[*ConfigEvent](a); len(es) != 0 && es[len(es)-1].Config.Err != nil {
+			t.Errorf("the last config event is %+v, though the config is right again", es[len(es)-1])
+		}
+
+		server.Delete(a.lease().Key.String())
+		time.Sleep(time.Second)
+		var states []State
+		for _, e := range kinds[*StateEvent](a) {
+			states = append(states, e.State)
+		}
+		if !slices.Equal(states, []State{StateHeld, StateJoining, StateHeld}) {
+			t.Errorf("states %v", states)
+		}
+	})
+}
+
+// A network that was configured by mistake, and in which nobody lives, is none
+// once it is put right.
+func TestManagerForgetsNetworks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := testServer(t)
+		a, b := startNode(t, server, 1), startNode(t, server, 2)
+		a.wantRoutes(b)
+		server.SetConfig(testNetwork(t, `{"Network":"192.0.0.0/8","SubnetLen":26,"Backend":{"Type":"host-gw"}}`))
+		time.Sleep(time.Second)
+		server.SetConfig(testNetwork(t))
+		time.Sleep(time.Second)
+		server.Put("192.99.1.0-26", []byte(`{"PublicIP":"172.17.42.99","PublicIPv6":null,"BackendType":"host-gw"}`), 0)
+		time.Sleep(time.Second)
+		a.wantRoutes(b)
+	})
+}
+
+// A lease that is gone, and that the config does not let a node have again, is
+// lost, though not before an operator had time to put the config right.
+func TestManagerLeaseGoneAndUnfit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := testServer(t)
+		a := startNode(t, server, 1)
+		k := a.lease().Key
+		server.SetConfig(testNetwork(t, `{"Network":"10.7.0.0/16","Backend":{"Type":"host-gw"}}`))
+		server.Delete(k.String())
+		time.Sleep(DefaultHold - time.Second)
+		synctest.Wait()
+		if st := a.m.Status(); st.State != StateJoining || st.Waiting == nil {
+			t.Errorf("%v, waiting for %v", st.State, st.Waiting)
+		}
+		time.Sleep(10 * time.Second)
+		var lost *SubnetLostError
+		if err := a.end(); !errors.As(err, &lost) || lost.Lost.Key != k || lost.Err == nil {
+			t.Errorf("Run = %v, want the subnet lost", err)
+		}
+	})
+}
+
+// keepFails is a store whose Keep does not work.
+type keepFails struct {
+	*memory.Store
+	calls *atomic.Int64
+}
+
+func (k keepFails) Keep(context.Context, subnet.Record, subnet.Node, func(subnet.Renewal)) error {
+	k.calls.Add(1)
+	return errors.New("permission denied")
+}
+
+func TestManagerKeepFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := testServer(t)
+		var calls atomic.Int64
+		a := startNode(t, server, 1, func(c *Config) { c.Store = keepFails{c.Store.(*memory.Store), &calls} })
+		a.lease()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := calls.Load(); n > 130 {
+			t.Errorf("%d calls in a minute", n)
+		}
+		if n := a.log.count("keeping the lease failed"); n != 1 {
+			t.Errorf("%d log lines", n)
+		}
+	})
+}
+
+// Release finds the lease also where Run ended before it knew of it.
+func TestManagerReleaseUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := testServer(t)
+		a := startNode(t, server, 1)
+		a.lease()
+		a.end()
+		again := startNode(t, server, 1, func(c *Config) { c.Store.(*memory.Store).SetFaults(memory.Faults{Answer: time.Hour}) })
+		synctest.Wait()
+		again.end()
+		again.store.SetFaults(memory.Faults{})
+		if err := again.m.Release(context.Background()); err != nil || len(server.Snapshot().Records) != 0 {
+			t.Errorf("Release = %v, %d records left", err, len(server.Snapshot().Records))
+		}
+	})
+}
+
 func TestNewRefuses(t *testing.T) {
 	good := Config{Store: memory.New(testNetwork(t)), Uplink: testPolicy().Uplink, Programmer: newRecorder()}
 	for name, change := range map[string]func(*Config){
 		"no store":     func(c *Config) { c.Store = nil },
 		"no address":   func(c *Config) { c.Uplink.IPv4, c.Uplink.IPv6 = netip.Addr{}, netip.Addr{} },
+		"mapped":       func(c *Config) { c.Uplink.IPv4 = addr("::ffff:172.17.42.41") },
 		"negative TTL": func(c *Config) { c.TTL = -1 },
 		"no watcher":   func(c *Config) { c.Store = struct{ SubnetStore }{c.Store} },
 	} {

@@ -27,6 +27,9 @@ func (p Policy) Peers(records []subnet.Record) []Peer {
 type peerTable struct {
 	policy Policy
 	peers  map[string]*peer // by record name
+	own    subnet.Record    // this node's own, which is no peer unless it moves away; zero if not seen
+
+	missing map[string]struct{} // names of the peers whose missing is set
 
 	// contenders are the sound leases by subnet: those that take part when
 	// subnets overlap. lengths counts how many there are of each prefix length,
@@ -56,7 +59,6 @@ type claimant struct {
 type wantedRoute struct {
 	route netlinkx.Route
 	owner claimant
-	told  netlinkx.RouteStatus // what the programmer said of it last
 }
 
 type peer struct {
@@ -73,6 +75,7 @@ func newPeerTable() *peerTable {
 		lengths:    map[prefixLen]int{},
 		contested:  map[*peer]struct{}{},
 		wanted:     map[netip.Prefix]wantedRoute{},
+		missing:    map[string]struct{}{},
 		dirty:      map[netip.Prefix]struct{}{},
 	}
 }
@@ -90,15 +93,22 @@ func (t *peerTable) update(put []subnet.Record, deleted []string, now time.Time)
 	for _, name := range deleted {
 		if old, ok := t.peers[name]; ok {
 			t.withdraw(old, touched)
-			delete(t.peers, name)
+			t.drop(name)
+		}
+		if name == t.own.Name {
+			t.own = subnet.Record{}
 		}
 	}
 	for _, r := range put {
 		old := t.peers[r.Name]
+		if r.Name == t.own.Name {
+			t.own = subnet.Record{}
+		}
 		if t.isOwn(r) {
+			t.own = r
 			if old != nil {
 				t.withdraw(old, touched)
-				delete(t.peers, r.Name)
+				t.drop(r.Name)
 			}
 			continue
 		}
@@ -112,6 +122,7 @@ func (t *peerTable) update(put []subnet.Record, deleted []string, now time.Time)
 			n.routes = old.routes
 			t.withdraw(old, touched)
 			delete(touched, old)
+			delete(t.missing, r.Name)
 		}
 		t.peers[r.Name] = n
 		t.enter(n, touched)
@@ -137,24 +148,45 @@ func sameRecord(a, b subnet.Record) bool {
 		a.Lease.Key == b.Lease.Key && x.PublicIP == y.PublicIP && x.PublicIPv6 == y.PublicIPv6 && x.BackendType == y.BackendType
 }
 
-// rejudge judges every peer again, after the policy changed.
-func (t *peerTable) rejudge(now time.Time) {
+// rejudge judges every peer again, after the policy changed. It returns the peers
+// that got another verdict, ordered by name, and those that are none any more
+// because they turned out to be this node's own.
+func (t *peerTable) rejudge(now time.Time) (touched []*peer, gone []Peer) {
 	t.contenders = make(map[netip.Prefix][]claimant, len(t.peers))
 	clear(t.lengths)
+	if left := t.own; left.Name != "" && !t.isOwn(left) {
+		t.peers[left.Name] = &peer{record: left} // a reservation stays when its node moves
+		t.own = subnet.Record{}
+	}
 	all := map[*peer]struct{}{}
 	for name, p := range t.peers {
 		if t.isOwn(p.record) {
-			delete(t.peers, name)
+			t.own = p.record
+			gone = append(gone, p.peer())
+			t.drop(name)
 			continue
 		}
 		t.enter(p, all)
 	}
 	for _, p := range t.peers {
+		before := p.routes
 		t.judge(p, now)
+		same := func(a, b PeerRoute) bool { return a.Reason == b.Reason }
+		if !slices.EqualFunc(before, p.routes, same) {
+			touched = append(touched, p)
+		}
 	}
-	for subnet := range t.wanted {
-		t.dirty[subnet] = struct{}{}
+	for s := range t.wanted {
+		t.dirty[s] = struct{}{}
 	}
+	slices.SortFunc(touched, byName)
+	return touched, gone
+}
+
+// drop forgets a peer.
+func (t *peerTable) drop(name string) {
+	delete(t.peers, name)
+	delete(t.missing, name)
 }
 
 // enter adds a peer's sound families to the contenders and touches those they meet.
@@ -304,12 +336,10 @@ func (t *peerTable) delta() (put []netlinkx.Route, remove []netip.Prefix) {
 		n, has := t.want(s)
 		switch {
 		case has:
-			if !had || old.route != n.route {
+			// Also if another lease now asks for the same route: the programmer
+			// then says again how far it is.
+			if !had || old != n {
 				put = append(put, n.route)
-			} else if n.told = old.told; old.owner != n.owner && n.told.Route == n.route {
-				// Another lease asks for the route that is there: the programmer has
-				// nothing new to say of it.
-				n.owner.take(n.told)
 			}
 			t.wanted[s] = n
 		case had:
@@ -351,30 +381,31 @@ func (t *peerTable) report(s netlinkx.RouteStatus) *peer {
 	if !ok || w.route != s.Route {
 		return nil
 	}
-	w.told = s
-	t.wanted[s.Route.Subnet] = w
-	w.owner.take(s)
+	r := &w.owner.peer.routes[w.owner.family]
+	r.State, r.Err, r.Since = s.State, s.Err, s.Since
 	return w.owner.peer
 }
 
-// take takes in the state of c's route.
-func (c claimant) take(s netlinkx.RouteStatus) {
-	r := &c.peer.routes[c.family]
-	r.State, r.Err, r.Since = s.State, s.Err, s.Since
-}
-
 // miss marks the peers that have a route and are not in names as missing since
-// now, and returns the names of the others not in it, which can go.
-func (t *peerTable) miss(names map[string]struct{}, now time.Time) (gone []string) {
+// now, and returns those that were not missing before, ordered by name, and the
+// names of the others not in names, which can go.
+func (t *peerTable) miss(names map[string]struct{}, now time.Time) (missing []*peer, gone []string) {
+	if _, ok := names[t.own.Name]; !ok {
+		t.own = subnet.Record{}
+	}
 	for name, p := range t.peers {
 		if _, ok := names[name]; ok {
 			continue
 		}
-		if !t.hold(p, now) {
+		switch was := !p.missing.IsZero(); {
+		case !t.hold(p, now):
 			gone = append(gone, name)
+		case !was:
+			missing = append(missing, p)
 		}
 	}
-	return gone
+	slices.SortFunc(missing, byName)
+	return missing, gone
 }
 
 // hold marks a peer as missing if it has a route to keep meanwhile.
@@ -385,6 +416,7 @@ func (t *peerTable) hold(p *peer, now time.Time) bool {
 	}
 	if p.missing.IsZero() {
 		p.missing, p.seen = now, now
+		t.missing[p.record.Name] = struct{}{}
 		t.contested[p] = struct{}{}
 		for _, r := range t.sound(p.record) {
 			t.touchOverlapping(r.Subnet, p, t.contested)
@@ -395,23 +427,20 @@ func (t *peerTable) hold(p *peer, now time.Time) bool {
 
 // missAgain lets the time of those that are missing begin now.
 func (t *peerTable) missAgain(now time.Time) {
-	for _, p := range t.peers {
-		if !p.missing.IsZero() {
-			p.missing = now
-		}
+	for name := range t.missing {
+		t.peers[name].missing = now
 	}
 }
 
 // expired returns the names of peers missing since before the given time, and
 // when the first of those that remain went missing; zero if none did.
 func (t *peerTable) expired(before time.Time) (names []string, next time.Time) {
-	for name, p := range t.peers {
-		switch {
-		case p.missing.IsZero():
-		case !p.missing.After(before):
+	for name := range t.missing {
+		switch since := t.peers[name].missing; {
+		case !since.After(before):
 			names = append(names, name)
-		case next.IsZero() || p.missing.Before(next):
-			next = p.missing
+		case next.IsZero() || since.Before(next):
+			next = since
 		}
 	}
 	return names, next

@@ -37,8 +37,8 @@ func TestPeerTableHold(t *testing.T) {
 	table.update([]subnet.Record{a, b}, nil, testTime)
 	table.delta()
 
-	if gone := table.miss(nil, testTime); len(gone) != 0 {
-		t.Errorf("peers with routes went at once: %v", gone)
+	if missing, gone := table.miss(nil, testTime); len(gone) != 0 || len(missing) != 2 {
+		t.Errorf("peers with routes went at once: %v; %d are missing", gone, len(missing))
 	}
 	heir := lease4("192.168.6.0/25", "172.17.42.43", 99)
 	table.update([]subnet.Record{heir}, nil, testTime)

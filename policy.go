@@ -13,10 +13,8 @@ import (
 // Reason is why the peer policy gives a lease no route.
 type Reason int
 
-// The reasons, in the order in which they are looked for: the first that
-// applies is the one that is told. Up to ReasonGatewayNotUnicast they depend on
-// the store alone, or on this node's own networks; the last three also on what
-// else is there.
+// The reasons, roughly in the order in which they are looked for: the first that
+// applies is the one that is told.
 const (
 	ReasonNone              Reason = iota // it gets one
 	ReasonUnreadable                      // key or value do not parse
@@ -155,6 +153,9 @@ func (p Policy) local(r netlinkx.Route) (Reason, error) {
 		if r.Subnet.Overlaps(a.Masked()) {
 			return ReasonOverlapsUplink, fmt.Errorf("subnet %s overlaps %s on uplink %s", r.Subnet, a.Masked(), p.Uplink.Name)
 		}
+	}
+	if r.Subnet.Contains(r.Gateway) {
+		return ReasonOverlapsUplink, fmt.Errorf("subnet %s contains its own gateway %s", r.Subnet, r.Gateway)
 	}
 	isGateway := func(a netip.Prefix) bool { return a.Addr() == r.Gateway }
 	if r.Gateway == p.Uplink.IPv4 || r.Gateway == p.Uplink.IPv6 || slices.ContainsFunc(p.Uplink.Addrs, isGateway) {

@@ -22,8 +22,8 @@ type SubnetStore interface {
 
 	// Claim writes c.Lease in one indivisible step, provided that the config is
 	// still the one of c.ConfigRevision, that the key does not exist (c.Held
-	// nil) or is as c.Held saw it, and that each of c.Drop is as last seen.
-	// Else nothing is written and the error wraps subnet.ErrConflict.
+	// nil) or is as c.Held saw it, and that each of c.Drop, of which there are at
+	// most 32, is as last seen. If c.Seen is set it is as subnet.Claim says. Else nothing is written and the error wraps subnet.ErrConflict.
 	//
 	// A key that is created expires c.TTL after it was last kept alive. One that
 	// is taken back stays on what keeps it alive already, and a reservation
@@ -74,8 +74,9 @@ type RouteProgrammer interface {
 
 	// Set replaces the wanted set; Change adds to it and removes from it. Both
 	// return at once, also before Run, and may be called concurrently; the last
-	// call for a subnet counts. Equal sets cost nothing. The caller must not
-	// change the slices afterwards.
+	// call for a subnet counts. A route that is asked for again has its state
+	// reported again, and nothing else happens to it. The caller must not change
+	// the slices afterwards.
 	Set(w netlinkx.Wanted)
 	Change(put []netlinkx.Route, remove []netip.Prefix)
 }

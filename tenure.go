@@ -29,24 +29,43 @@ func (m *Manager) tenure(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
+	select {
+	case <-m.look: // snap is what the loop wants to have looked at
+	default:
+	}
 	var held *subnet.Record // what this run holds, or held last
+	b := m.backoff()
 	for {
 		r, err := m.acquire(ctx, snap, held)
 		if err != nil || ctx.Err() != nil {
 			return err
 		}
 		held = &r
+		failing := false
 		for {
-			lost := m.keep(ctx, r)
+			since := time.Now()
+			err := m.keep(ctx, r)
 			if ctx.Err() != nil {
 				return nil
+			}
+			if time.Since(since) > backoffLast {
+				b.reset()
+				failing = false
+			}
+			lost := errors.Is(err, subnet.ErrLeaseLost)
+			if err != nil && !lost {
+				if !failing {
+					m.log.Warn("keeping the lease failed; trying again", "lease", r.Name, "err", err)
+				}
+				failing = true
+				b.wait(ctx, m.look)
 			}
 			var ok bool
 			if snap, ok = m.snapshot(ctx); !ok {
 				return nil
 			}
 			now, there := find(snap.Records, r.Name)
-			if lost != nil || !there || now.Err != nil || !now.Lease.Holder.Same(r.Lease.Holder) {
+			if lost || !there || now.Err != nil || !now.Lease.Holder.Same(r.Lease.Holder) {
 				break
 			}
 			if m.c.Move && snap.Config.Err == nil && !snap.Config.Config.Fits(r.Lease.Key) {
@@ -58,6 +77,7 @@ func (m *Manager) tenure(ctx context.Context) error {
 		m.tellLoop(ctx, func() {
 			m.log.Warn("lease is gone from the store, or must be given up; asking for it again", "lease", r.Name)
 			m.status.State = StateJoining
+			m.tell(func() Event { return &StateEvent{StateJoining} })
 		})
 	}
 }
@@ -70,8 +90,8 @@ func find(records []subnet.Record, name string) (subnet.Record, bool) {
 	return records[i], true
 }
 
-// keep keeps r alive until it is lost, and then says why, or until the loop asks
-// for a look.
+// keep keeps r alive until it is lost or the store fails, and then says why, or
+// until the loop asks for a look.
 func (m *Manager) keep(ctx context.Context, r subnet.Record) error {
 	kctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -81,21 +101,13 @@ func (m *Manager) keep(ctx context.Context, r subnet.Record) error {
 			m.tellLoop(kctx, func() { m.takeRenewal(r, n) })
 		})
 	}()
-	b := m.backoff()
 	select {
 	case <-m.look:
 		cancel()
 		<-done
 		return nil
 	case err := <-done:
-		if errors.Is(err, subnet.ErrLeaseLost) {
-			return err
-		}
-		if err != nil && ctx.Err() == nil {
-			m.log.Warn("keeping the lease failed; trying again", "lease", r.Name, "err", err)
-			b.wait(ctx, nil)
-		}
-		return nil
+		return err
 	}
 }
 
@@ -159,6 +171,11 @@ func (m *Manager) acquire(ctx context.Context, snap subnet.Snapshot, held *subne
 			}
 		}
 		var lost *SubnetLostError
+		grace := lostGrace
+		if errors.Is(err, errNotFit) {
+			// The config may be that of an old backup, and about to be put right.
+			err, grace = &SubnetLostError{Lost: held.Lease, Err: err}, m.c.Hold
+		}
 		pause := true
 		switch {
 		case errors.Is(err, subnet.ErrConflict):
@@ -169,7 +186,8 @@ func (m *Manager) acquire(ctx context.Context, snap subnet.Snapshot, held *subne
 			if lostSince.IsZero() {
 				lostSince = time.Now()
 			}
-			if time.Since(lostSince) >= lostGrace {
+			m.waiting(ctx, err)
+			if time.Since(lostSince) >= grace {
 				if !m.c.Move {
 					return subnet.Record{}, err
 				}
@@ -203,7 +221,7 @@ func (m *Manager) claim(ctx context.Context, snap subnet.Snapshot, c subnet.Choi
 		Lease:          subnet.Lease{Key: c.Key, Holder: h},
 		ConfigRevision: snap.Config.Revision,
 		Held:           c.Held,
-		Drop:           c.Drop,
+		Drop:           c.Drop[:min(len(c.Drop), maxDrop)],
 		TTL:            m.c.TTL,
 		Node:           m.c.Node,
 	}
@@ -212,6 +230,10 @@ func (m *Manager) claim(ctx context.Context, snap subnet.Snapshot, c subnet.Choi
 	}
 	return m.c.Store.Claim(ctx, claim)
 }
+
+// maxDrop is how many leases a claim drops at most; a node has one, and more that
+// bear its address are somebody's slip or attack.
+const maxDrop = 32
 
 // chosen returns a key's subnets.
 func chosen(k subnet.Key) (ps []netip.Prefix) {
@@ -294,6 +316,16 @@ func others(records []subnet.Record, c subnet.Choice, h subnet.Holder) []subnet.
 			rs = append(rs, r)
 		}
 	}
+	// Those that are in the chosen one's way come first.
+	slices.SortStableFunc(rs, func(a, b subnet.Record) int {
+		inWay := func(r subnet.Record) int {
+			if r.Lease.Key.Overlaps(c.Key) {
+				return 0
+			}
+			return 1
+		}
+		return inWay(a) - inWay(b)
+	})
 	return rs
 }
 

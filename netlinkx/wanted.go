@@ -80,6 +80,7 @@ func (t *table) put(routes []Route) (look bool) {
 			t.bad += badness(RoutePending) - badness(w.state)
 			*w = want{gateway: r.Gateway, news: w.news}
 		default:
+			t.tell(r.Subnet, w) // whoever asks again wants to know
 			continue
 		}
 		t.mark(r.Subnet)
