@@ -347,7 +347,7 @@ func (t *peerTable) delta() (put []netlinkx.Route, remove []netip.Prefix) {
 			remove = append(remove, s)
 		}
 	}
-	clear(t.dirty)
+	t.dirty = map[netip.Prefix]struct{}{} // one that was cleared keeps its size
 	slices.SortFunc(put, func(a, b netlinkx.Route) int { return a.Subnet.Compare(b.Subnet) })
 	slices.SortFunc(remove, netip.Prefix.Compare)
 	return put, remove

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/jsimonetti/rtnetlink/v2"
@@ -95,26 +96,43 @@ func (b *bench) ip(input []byte, args ...string) error {
 	return nil
 }
 
-// resident returns a process's resident memory in bytes, and the processor time
-// it has used.
-func resident(pid int) (memory int, used time.Duration, err error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+// usage is what a process uses.
+type usage struct {
+	anonymous, mapped int // resident memory in bytes: its own, and that of files, mostly its program
+	processor         time.Duration
+}
+
+func use(pid int) (u usage, err error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return 0, 0, err
+		return u, err
 	}
-	var total, pages int
-	if _, err := fmt.Sscan(string(text), &total, &pages); err != nil {
-		return 0, 0, err
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(line, ":")
+		var kib int
+		switch name {
+		case "RssAnon", "RssFile":
+			if _, err := fmt.Sscan(value, &kib); err != nil {
+				return u, err
+			}
+		}
+		switch name {
+		case "RssAnon":
+			u.anonymous = kib << 10
+		case "RssFile":
+			u.mapped = kib << 10
+		}
 	}
-	text, err = os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, 0, err
+		return u, err
 	}
-	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	var user, system int64
-	if _, err := fmt.Sscan(string(fields[11])+" "+string(fields[12]), &user, &system); err != nil {
-		return 0, 0, err
+	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
+		return u, err
 	}
 	const tick = 10 * time.Millisecond // USER_HZ is 100 on every architecture Go runs on
-	return pages * os.Getpagesize(), time.Duration(user+system) * tick, nil
+	u.processor = time.Duration(user+system) * tick
+	return u, nil
 }

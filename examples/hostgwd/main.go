@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -20,10 +19,6 @@ import (
 )
 
 func main() {
-	// Memory counts for more here than the little that collecting it costs.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(25)
-	}
 	// After the first signal a second one ends the process the hard way, should
 	// stopping in order hang.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"runtime/debug"
 	"time"
 
@@ -52,8 +53,7 @@ func (d *daemon) watchReadiness(ctx context.Context) error {
 			if !was {
 				d.log.Info("ready", "subnet", st.Joined.Lease.Key.String(), "peers", st.Counts.Peers, "after", time.Since(d.started).Round(time.Millisecond))
 				d.notify("READY=1\nSTATUS=" + line)
-				// What the join took is not needed again.
-				debug.FreeOSMemory()
+				saveMemory()
 			} else if line != last {
 				d.notify("STATUS=" + line)
 			}
@@ -62,6 +62,16 @@ func (d *daemon) watchReadiness(ctx context.Context) error {
 			again.Reset(lookAgain)
 		}
 	}
+}
+
+// saveMemory gives back what the join took and is not needed again. From then on
+// memory counts for more than the little that collecting it costs a daemon in
+// which hardly anything happens.
+func saveMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(10)
+	}
+	debug.FreeOSMemory()
 }
 
 // summary is how things are, in a line.
