@@ -220,6 +220,7 @@ func (m *Manager) claim(ctx context.Context, snap subnet.Snapshot, c subnet.Choi
 	claim := subnet.Claim{
 		Lease:          subnet.Lease{Key: c.Key, Holder: h},
 		ConfigRevision: snap.Config.Revision,
+		Config:         snap.Config.Config,
 		Held:           c.Held,
 		Drop:           c.Drop[:min(len(c.Drop), maxDrop)],
 		TTL:            m.c.TTL,

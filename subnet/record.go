@@ -69,6 +69,11 @@ type Claim struct {
 	// has seen every key of older configs, so subnets cut differently never overlap.
 	ConfigRevision int64
 
+	// Config is that config. A store that has lost everything gives out its
+	// revisions again, and then the revision alone does not tell two configs apart.
+	// It is not compared if it is zero.
+	Config Config
+
 	// Seen, if not zero, makes the claim a careful one: it creates the key only if
 	// none has been created since that Snapshot.Revision, and writes the config
 	// anew, as it is, so that every claim chosen before fails and looks again. It

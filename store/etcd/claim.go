@@ -24,7 +24,7 @@ const maxDrop = 60
 // That no two subnets overlap needs no look at the other leases here: all who
 // write under one revision of the config cut the same subnets, which are equal or
 // disjoint, and have seen those cut under earlier ones. So the transaction
-// compares the config's revision and that the one key is as it was. The exception
+// compares the config and that the one key is as it was. The exception
 // is a careful claim (subnet.Claim.Seen): it also compares that no lease was
 // created since, and writes the config anew, so that all others under way fail.
 func (s *Store) Claim(ctx context.Context, c subnet.Claim) (subnet.Record, error) {
@@ -57,11 +57,14 @@ func (s *Store) Claim(ctx context.Context, c subnet.Claim) (subnet.Record, error
 
 func (s *Store) claim(ctx context.Context, name string, value []byte, c subnet.Claim) (subnet.Record, error) {
 	r := subnet.Record{Name: name, Lease: c.Lease}
+	config, err := s.configOf(ctx, c)
+	if err != nil {
+		return r, err
+	}
 	write, unused := true, false
 	var seen int64
 	switch held := c.Held; {
 	case held == nil:
-		var err error
 		if r.Token, unused, err = s.grant(ctx, c); err != nil {
 			return r, conflictIfEnded(err)
 		}
@@ -79,6 +82,7 @@ func (s *Store) claim(ctx context.Context, name string, value []byte, c subnet.C
 
 	req := &pb.TxnRequest{Compare: []*pb.Compare{
 		ifModified(s.config(), c.ConfigRevision),
+		ifValue(s.config(), config.Value),
 		ifModified(s.layout.lease(name), seen),
 	}}
 	if write {
@@ -88,14 +92,8 @@ func (s *Store) claim(ctx context.Context, name string, value []byte, c subnet.C
 		req.Success = append(req.Success, opPut(s.user(name), encodeUser(c.Node), r.Token))
 	}
 	if c.Held == nil && c.Seen != 0 {
-		config, err := s.get(ctx, span{key: s.config()})
-		if err != nil {
-			return r, err
-		}
 		req.Compare = append(req.Compare, ifNoneCreatedAfter(s.leases(), c.Seen))
-		for _, kv := range config.Kvs {
-			req.Success = append(req.Success, opPut(s.config(), kv.Value, kv.Lease))
-		}
+		req.Success = append(req.Success, opPut(s.config(), config.Value, config.Lease))
 	}
 	for _, d := range c.Drop {
 		req.Compare = append(req.Compare, ifModified(s.layout.lease(d.Name), d.Modified))

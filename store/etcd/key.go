@@ -55,23 +55,6 @@ func (l layout) record(name string, kv *mvccpb.KeyValue) subnet.Record {
 	return r
 }
 
-// snapshot sorts what a range of all() returned.
-func (l layout) snapshot(kvs []*mvccpb.KeyValue, revision int64) *subnet.Snapshot {
-	sn := &subnet.Snapshot{
-		Config:   record.ParseConfig(nil, 0),
-		Records:  make([]subnet.Record, 0, len(kvs)),
-		Revision: revision,
-	}
-	for _, kv := range kvs {
-		if name, ok := l.leaseName(kv.Key); ok {
-			sn.Records = append(sn.Records, l.record(name, kv))
-		} else if l.isConfig(kv.Key) {
-			sn.Config = readConfig(kv)
-		}
-	}
-	return sn
-}
-
 func readConfig(kv *mvccpb.KeyValue) subnet.NetworkConfig {
 	value := kv.Value
 	if value == nil {

@@ -92,7 +92,7 @@ func TestLeaseID(t *testing.T) {
 }
 
 func TestSnapshotAndUpdate(t *testing.T) {
-	l := newLayout("/a")
+	l := &Store{layout: newLayout("/a")}
 	kv := func(key, value string, lease int64) *mvccpb.KeyValue {
 		return &mvccpb.KeyValue{Key: []byte(key), Value: []byte(value), CreateRevision: 3, ModRevision: 4, Lease: lease}
 	}

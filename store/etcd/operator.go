@@ -35,7 +35,7 @@ func (s *Store) List(ctx context.Context) (subnet.NetworkConfig, []Listed, error
 	if err != nil {
 		return subnet.NetworkConfig{}, nil, fmt.Errorf("listing the leases under %s in etcd: %w", s.prefix, err)
 	}
-	sn := s.layout.snapshot(resp.Responses[0].GetResponseRange().Kvs, resp.Header.Revision)
+	sn := s.snapshot(resp.Responses[0].GetResponseRange().Kvs, resp.Header.Revision)
 	users := map[string]subnet.Node{}
 	for _, kv := range resp.Responses[1].GetResponseRange().Kvs {
 		users[string(kv.Key)] = decodeUser(kv.Value)
@@ -87,7 +87,7 @@ func (s *Store) reserve(ctx context.Context, name string, value []byte, l subnet
 	if err != nil {
 		return subnet.Record{}, err
 	}
-	sn := s.layout.snapshot(resp.Kvs, resp.Header.Revision)
+	sn := s.snapshot(resp.Kvs, resp.Header.Revision)
 	if sn.Config.Err != nil {
 		return subnet.Record{}, sn.Config.Err
 	}

@@ -9,10 +9,12 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
+	"github.com/hostgw/hostgw/store/internal/record"
 	"github.com/hostgw/hostgw/subnet"
 )
 
@@ -24,6 +26,7 @@ type Store struct {
 	lease pb.LeaseClient
 	watch pb.WatchClient
 	left  leftovers
+	known knownConfig
 }
 
 const (
@@ -121,19 +124,24 @@ func (s *Store) read(ctx context.Context) (*subnet.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.layout.snapshot(resp.Kvs, resp.Header.Revision), nil
+	return s.snapshot(resp.Kvs, resp.Header.Revision), nil
 }
 
-// NetworkConfig reads the network config alone.
-func (s *Store) NetworkConfig(ctx context.Context) (subnet.NetworkConfig, error) {
-	resp, err := s.get(ctx, span{key: s.config()})
-	if err != nil {
-		return subnet.NetworkConfig{}, fmt.Errorf("reading %s from etcd: %w", s.config(), err)
+// snapshot sorts what a range of all() returned.
+func (s *Store) snapshot(kvs []*mvccpb.KeyValue, revision int64) *subnet.Snapshot {
+	sn := &subnet.Snapshot{
+		Config:   record.ParseConfig(nil, 0),
+		Records:  make([]subnet.Record, 0, len(kvs)),
+		Revision: revision,
 	}
-	for _, kv := range resp.Kvs {
-		return readConfig(kv), nil
+	for _, kv := range kvs {
+		if name, ok := s.leaseName(kv.Key); ok {
+			sn.Records = append(sn.Records, s.record(name, kv))
+		} else if s.isConfig(kv.Key) {
+			sn.Config = s.known.know(kv)
+		}
 	}
-	return subnet.NetworkConfig{Err: subnet.ErrNoConfig}, nil
+	return sn
 }
 
 // What transactions are made of.

@@ -69,7 +69,7 @@ func (w *watching) begin(ctx context.Context) error {
 	w.known, w.down = true, false
 	w.revision, w.count, w.newest = now.revision, int64(len(now.kvs)), newest(now.kvs)
 	w.deliver(subnet.Update{
-		Snapshot: w.store.layout.snapshot(now.kvs, now.revision),
+		Snapshot: w.store.snapshot(now.kvs, now.revision),
 		Revision: now.revision,
 	})
 	return nil
@@ -155,20 +155,20 @@ func (w *watching) heard(_ context.Context, events []*mvccpb.Event) error {
 }
 
 // update sorts events, one for each key.
-func (l layout) update(events []*mvccpb.Event) subnet.Update {
+func (s *Store) update(events []*mvccpb.Event) subnet.Update {
 	var u subnet.Update
 	for _, e := range events {
 		gone := e.Type == mvccpb.Event_DELETE
-		name, isLease := l.leaseName(e.Kv.Key)
+		name, isLease := s.leaseName(e.Kv.Key)
 		switch {
 		case isLease && gone:
 			u.Deleted = append(u.Deleted, name)
 		case isLease:
-			u.Put = append(u.Put, l.record(name, e.Kv))
-		case l.isConfig(e.Kv.Key):
+			u.Put = append(u.Put, s.record(name, e.Kv))
+		case s.isConfig(e.Kv.Key):
 			c := subnet.NetworkConfig{Err: subnet.ErrNoConfig}
 			if !gone {
-				c = readConfig(e.Kv)
+				c = s.known.know(e.Kv)
 			}
 			u.Config = &c
 		}

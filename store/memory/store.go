@@ -73,14 +73,14 @@ func (s *Store) Claim(ctx context.Context, c subnet.Claim) (subnet.Record, error
 func (s *Server) claim(name string, value []byte, c subnet.Claim) (subnet.Record, bool, error) {
 	s.lock()
 	defer s.mu.Unlock()
-	if s.config.Revision != c.ConfigRevision {
+	if s.config.Revision != c.ConfigRevision || c.Config != (subnet.Config{}) && s.config.Config != c.Config {
 		return subnet.Record{}, false, fmt.Errorf("the config was written: %w", subnet.ErrConflict)
 	}
 	old := s.entry(name)
 	switch {
 	case c.Held == nil && old != nil:
 		return subnet.Record{}, false, fmt.Errorf("it exists: %w", subnet.ErrConflict)
-	case c.Held != nil && (old == nil || old.record.Modified != c.Held.Modified):
+	case c.Held != nil && (old == nil || old.record.Modified != c.Held.Modified || old.record.Token != c.Held.Token):
 		return subnet.Record{}, false, fmt.Errorf("it is not as it was: %w", subnet.ErrConflict)
 	}
 	careful := c.Held == nil && c.Seen != 0

@@ -302,3 +302,15 @@ func testClaimCareful(t *testing.T, b *bench) {
 	second.refused(t, late)
 	second.must(t, careful(second, 9))
 }
+
+// A config is told apart from another one also where the revision does not do it,
+// as in a store that has lost everything and counts anew.
+func testClaimOtherConfig(t *testing.T, b *bench) {
+	n := b.network(t).node(t, 1, "a")
+	c := n.claim(t, 7)
+	c.Config = n.snapshot(t).Config.Config
+	other := c
+	other.Config.IPv4.SubnetLen++
+	n.refused(t, other)
+	n.must(t, c)
+}

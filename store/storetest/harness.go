@@ -61,6 +61,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		"claim/drop overtaken":            testClaimDropOvertaken,
 		"claim/race":                      testClaimRace,
 		"claim/careful":                   testClaimCareful,
+		"claim/another config":            testClaimOtherConfig,
 		"claim/leaves nothing behind":     testClaimLeavesNothing,
 		"claim/expires":                   testClaimExpires,
 		"watch/snapshot first":            testWatchSnapshot,
