@@ -1,0 +1,8 @@
+//go:build !race
+
+package simulation
+
+const (
+	usualSchedules = 10000
+	withTeeth      = true
+)
