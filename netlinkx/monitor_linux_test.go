@@ -2,6 +2,8 @@ package netlinkx_test
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -68,10 +70,10 @@ func (m *monitor) hear(msgs []netlink.Message) {
 		case msg.Header.Flags&netlink.Replace != 0:
 			what = "replace "
 		}
-		dst, _ := netip.AddrFromSlice(r.Attributes.Dst)
-		if dst.IsLinkLocalUnicast() || dst.IsMulticast() {
-			continue // the kernel's own, which come when it gets round to the link's carrier
+		if r.Protocol == unix.RTPROT_KERNEL {
+			continue // they come when the kernel gets round to the link's carrier and addresses
 		}
+		dst, _ := netip.AddrFromSlice(r.Attributes.Dst)
 		what += netip.PrefixFrom(dst, int(r.DstLength)).String()
 		if gw, ok := netip.AddrFromSlice(r.Attributes.Gateway); ok {
 			what += " via " + gw.String()
@@ -93,10 +95,10 @@ func (m *monitor) heard() []string {
 	for {
 		m.mu.Lock()
 		events := m.events
-		if k := len(events); k >= 2 && events[k-1] == "delete "+mark {
+		if slices.Contains(events, "delete "+mark) {
 			m.events = nil
 			m.mu.Unlock()
-			return events[:k-2]
+			return slices.DeleteFunc(events, func(e string) bool { return strings.HasSuffix(e, mark) })
 		}
 		m.mu.Unlock()
 		select {

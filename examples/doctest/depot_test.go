@@ -120,6 +120,7 @@ func (d *depot) Claim(ctx context.Context, c subnet.Claim) (subnet.Record, error
 	careful := c.Held == nil && c.Seen != 0
 	switch {
 	case d.state.Config.Revision != c.ConfigRevision, // the config has been written since
+		c.Config != (subnet.Config{}) && d.state.Config.Config != c.Config,
 		c.Held == nil && there,          // somebody was faster
 		c.Held != nil && !seen(*c.Held), // it is not what it was
 		!all(c.Drop, seen),              // nor are those to be given up

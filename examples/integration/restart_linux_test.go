@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"syscall"
 	"testing"
 	"time"
@@ -22,6 +23,12 @@ func (w *world) watch(t *testing.T) *watchers {
 	var s watchers
 	for i, n := range w.nodes {
 		for _, dst := range w.nodes[(i+1)%len(w.nodes)].container.IPs() {
+			// Neighbours are found, and addresses checked for doubles, before
+			// anything counts as lost.
+			eventually(t, dst.String()+" answers", func() (bool, string) {
+				r, err := n.container.Ping(t.Context(), dst, netns.PingOptions{Count: 1})
+				return err == nil && r.Received() == 1, fmt.Sprint(r, err)
+			})
 			p, err := n.container.Probe(dst, 2*time.Millisecond)
 			if err != nil {
 				t.Fatal(err)
