@@ -40,7 +40,7 @@ func run(ctx context.Context, client *clientv3.Client) error {
 	g.Go(func() error {
 		joined, err := m.Lease(ctx)
 		if err == nil {
-			fmt.Println("my containers live in", joined.Lease.Key)
+			fmt.Println("my containers live in", joined.Lease.Key.IPv4)
 		}
 		return err
 	})

@@ -31,9 +31,17 @@ func main() {
 	flag.BoolVar(&s.ipv6, "ipv6", false, "dual-stack: an IPv6 network beside the IPv4 one")
 	flag.BoolVar(&s.keep, "keep", false, "leave it up until Enter or Ctrl-C, and say how to enter each host")
 	flag.BoolVar(&s.verbose, "v", false, "show what each hostgwd logs")
-	flag.StringVar(&s.hostgwd, "hostgwd", "", "the hostgwd `program` to run (default: the one beside this program, else built from source)")
+	flag.StringVar(&s.hostgwd, "hostgwd", "", "the hostgwd `program` to run (default: the one beside this program, else built from source, else the one in PATH)")
 	flag.Parse()
-	if flag.NArg() > 0 || s.nodes < 2 || s.nodes > 100 {
+	wrong := ""
+	switch {
+	case flag.NArg() > 0:
+		wrong = fmt.Sprintf("unexpected argument %q", flag.Arg(0))
+	case s.nodes < 2 || s.nodes > 100:
+		wrong = fmt.Sprintf("-nodes %d: must be 2 to 100", s.nodes)
+	}
+	if wrong != "" {
+		fmt.Fprintf(os.Stderr, "lab: %s\n", wrong)
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -58,7 +66,9 @@ func run(ctx context.Context, out io.Writer, s settings) (status int, err error)
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	}
 	if s.hostgwd == "" {
-		if s.hostgwd, err = daemon.Find(ctx, dir, os.Stderr); err != nil {
+		if s.hostgwd, err = daemon.Find(ctx, dir, os.Stderr); ctx.Err() != nil {
+			return 1, errors.New("interrupted")
+		} else if err != nil {
 			return 1, err
 		}
 	}
