@@ -2,6 +2,8 @@ package integration
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -58,13 +60,7 @@ func (s *watchers) flow(t *testing.T) {
 // checkNothing checks that no packet was lost and no route touched.
 func (s *watchers) checkNothing(t *testing.T) {
 	t.Helper()
-	for _, p := range s.probers {
-		if r := p.Stop(); len(r.Lost) > 0 {
-			t.Errorf("packets were lost: %v", r)
-		} else {
-			t.Log(r)
-		}
-	}
+	s.checkPackets(t)
 	for _, m := range s.monitors {
 		events, err := m.Stop()
 		if err != nil {
@@ -72,6 +68,18 @@ func (s *watchers) checkNothing(t *testing.T) {
 		}
 		for _, e := range events {
 			t.Errorf("a route was touched: %v", e)
+		}
+	}
+}
+
+// checkPackets checks that no packet was lost.
+func (s *watchers) checkPackets(t *testing.T) {
+	t.Helper()
+	for _, p := range s.probers {
+		if r := p.Stop(); len(r.Lost) > 0 {
+			t.Errorf("packets were lost: %v", r)
+		} else {
+			t.Log(r)
 		}
 	}
 }
@@ -126,6 +134,50 @@ func stop(t *testing.T, n *node) {
 	t.Helper()
 	if status, err := n.daemon.Stop(); err != nil || status != 0 {
 		t.Fatalf("status %d, error %v; it says:\n%s", status, err, n.daemon.Log())
+	}
+}
+
+// Invariant 4: a peer that changes its address is re-routed without a moment
+// without a route. Packets every two milliseconds see no gap, and the kernel's
+// events tell of one replacement, and of no removal.
+func TestPeerChangesAddress(t *testing.T) {
+	w := newWorld(t, worldOptions{hosts: 2})
+	w.join(t)
+	first, second := w.nodes[0], w.nodes[1]
+	watch := w.watch(t)
+	// The second host's own daemon would put its lease right again.
+	stop(t, second)
+	other := netip.MustParseAddr("172.17.42.99")
+	if err := second.AddAddress("eth0", netip.PrefixFrom(other, 24)); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		for _, gateway := range []netip.Addr{other, second.IPv4} {
+			key := second.env.Key().String()
+			w.etcd.put(t, prefix+"/subnets/"+key, `{"PublicIP":"`+gateway.String()+`","PublicIPv6":null,"BackendType":"host-gw"}`, clientv3.WithLease(w.records(t)[key].lease))
+			eventually(t, "the route follows", func() (bool, string) {
+				routes, err := first.Routes()
+				if err != nil {
+					return false, err.Error()
+				}
+				i := slices.IndexFunc(routes, func(r netns.Route) bool { return r.Destination == second.env.Key().IPv4 })
+				return i >= 0 && routes[i].Gateway == gateway, fmt.Sprint(routes)
+			})
+			watch.flow(t)
+		}
+	}
+	watch.checkPackets(t)
+	events, err := watch.monitors[0].Stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range events {
+		if e.Deleted || e.Route.Destination != second.env.Key().IPv4 {
+			t.Errorf("event %v", e)
+		}
+	}
+	if len(events) != 10 {
+		t.Errorf("%d events for 10 changes: %v", len(events), events)
 	}
 }
 
