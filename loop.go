@@ -200,9 +200,6 @@ func (m *Manager) forgotten(u subnet.Update) bool {
 		case own.Name:
 			forgotten = forgotten || r.Name == m.shown.Name && r.Created != m.shown.Created
 			m.shown = r
-			if r.Err != nil || !r.Lease.Holder.Same(own.Lease.Holder) {
-				m.shown = subnet.Record{}
-			}
 		}
 	}
 	return forgotten
@@ -450,7 +447,14 @@ func (m *Manager) takeLease(r subnet.Record, nc subnet.NetworkConfig, absent boo
 	m.status.Joined = Joined{Config: nc.Config, Lease: r.Lease}
 	m.status.Rival = nil
 	if m.shown.Name != r.Name {
-		m.shown, m.former = r, m.shown.Name
+		m.former = ""
+		if m.shown.Err == nil && m.shown.Lease.Holder.Same(r.Lease.Holder) {
+			m.former = m.shown.Name
+		}
+		m.shown = r
+		if own := m.table.own; own.Name == r.Name {
+			m.shown = own // another one, if that was deleted and r created while this node joined
+		}
 	}
 	if before.Lease.Key == r.Lease.Key {
 		m.log.Info("lease is held again", "lease", r.Name)

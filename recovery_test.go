@@ -14,13 +14,6 @@ import (
 
 // These are what internal/simulation found, each on its own.
 
-// deleteAll deletes every lease, as etcdctl del --prefix does.
-func deleteAll(server *memory.Server) {
-	for _, r := range server.Snapshot().Records {
-		server.Delete(r.Name)
-	}
-}
-
 // A node whose watch lags hears that all leases went only when its own is there
 // again. It must notice all the same that the store lost its memory.
 func TestManagerHoldsThoughItIsBack(t *testing.T) {
@@ -31,7 +24,7 @@ func TestManagerHoldsThoughItIsBack(t *testing.T) {
 		a.store.SetFaults(memory.Faults{Events: 10 * time.Second})
 		b.store.SetFaults(memory.Faults{Err: errors.New("cut off")})
 		synctest.Wait()
-		deleteAll(server)
+		server.DeleteAll()
 		time.Sleep(time.Second)
 		if n := len(server.Snapshot().Records); n != 1 {
 			t.Fatalf("%d leases, want a's own put back before its watch tells", n)
@@ -45,6 +38,30 @@ func TestManagerHoldsThoughItIsBack(t *testing.T) {
 		synctest.Wait()
 		if got := a.routes.wanted(); len(got) != 0 {
 			t.Errorf("routes %v after the hold time", got)
+		}
+	})
+}
+
+// The same for a node that is waiting for its subnet back from somebody, who is
+// lost together with all others.
+func TestManagerHoldsThoughItWasTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := testServer(t)
+		a, b := startNode(t, server, 1), startNode(t, server, 2)
+		a.wantRoutes(b)
+		server.Put(a.lease().Key.String(), []byte("{}"), 0)
+		time.Sleep(time.Second)
+		a.store.SetFaults(memory.Faults{Events: 10 * time.Second})
+		b.store.SetFaults(memory.Faults{Err: errors.New("cut off")})
+		synctest.Wait()
+		server.DeleteAll()
+		time.Sleep(time.Minute)
+		a.wantRoutes(b)
+		if st := a.m.Status(); st.State != StateHeld {
+			t.Errorf("%v, waiting for %v", st.State, st.Waiting)
+		}
+		if r := a.routes.everRemoved(); len(r) != 0 {
+			t.Errorf("removed %v", r)
 		}
 	})
 }

@@ -190,10 +190,8 @@ var actions = []struct {
 		return name
 	}},
 	{"delete all", 1, func(c *cluster, r *rand.Rand) string {
-		for _, rec := range c.server.Snapshot().Records {
-			c.server.Delete(rec.Name)
-		}
-		return "leases, at one moment"
+		c.server.DeleteAll()
+		return "leases, in one step"
 	}},
 	{"put", 3, (*cluster).put},
 	{"wipe", 1, func(c *cluster, r *rand.Rand) string {

@@ -42,17 +42,19 @@ type ledger struct {
 // stored is a record and since when it has been there with this holder.
 type stored struct {
 	subnet.Record
-	since time.Time
-	gone  time.Time // when it went; zero if it has not
-
+	since   time.Time
+	noticed time.Time // the same, but for what its node need not have noticed
 	written time.Time // when it was last put
+	gone    time.Time // when it went; zero if it has not
 }
 
 // loss is how a way got lost.
 type loss struct {
-	at    time.Time
-	since time.Time // when it had come
-	of    subnet.Record
+	at       time.Time
+	revision int64 // what went in one step has the same
+
+	of      subnet.Record
+	noticed time.Time // since when it had been there
 
 	// whole says that the store lost or changed everything at once, instead of
 	// one lease.
@@ -141,20 +143,19 @@ func (l *ledger) take(d memory.Deed) {
 		had, named := l.ways, l.records
 		l.records, l.ways = map[string]*stored{}, map[way]*stored{}
 		for _, r := range u.Snapshot.Records {
-			since := l.back(r, now)
-			l.enter(r, since)
+			l.enter(r, now, l.back(r, now))
 		}
 		for w, old := range had {
 			if s := l.ways[w]; s == nil {
-				l.lost[w] = append(l.lost[w], loss{at: now, since: old.since, whole: true})
+				l.lost[w] = append(l.lost[w], loss{at: now, whole: true})
 			} else {
-				s.since = old.since
+				s.since, s.noticed = old.since, old.noticed
 			}
 		}
 		for name, old := range named {
 			l.bygone(*old, now)
 			if l.records[name] == nil {
-				l.gone[name] = append(l.gone[name], loss{at: now, since: old.since, of: old.Record, whole: true})
+				l.gone[name] = append(l.gone[name], loss{at: now, noticed: old.noticed, of: old.Record, whole: true})
 			}
 		}
 		l.trace("store is now %d records, config usable %v", len(l.records), l.usable)
@@ -167,22 +168,22 @@ func (l *ledger) take(d memory.Deed) {
 		} else {
 			l.operated[content(u.Put[0])] = true
 		}
-		since := now
+		since, noticed := now, now
 		if d.By == memory.Operator {
-			since = l.back(u.Put[0], now)
+			noticed = l.back(u.Put[0], now)
 		}
 		if old := l.records[u.Put[0].Name]; old != nil {
-			l.leave(old, loss{at: now, replaced: true})
+			l.leave(old, loss{at: now, revision: u.Revision, replaced: true})
 			if same(old.Record, u.Put[0]) {
-				since = old.since
+				since, noticed = old.since, old.noticed
 			}
 		}
-		l.enter(u.Put[0], since)
+		l.enter(u.Put[0], since, noticed)
 	case len(u.Deleted) > 0:
 		l.trace("%v %s: %s deleted", d.By, d.Node.Instance, u.Deleted[0])
 		old := l.records[u.Deleted[0]]
 		l.checkDeleted(*old, d, now)
-		l.leave(old, loss{at: now})
+		l.leave(old, loss{at: now, revision: u.Revision})
 	}
 }
 
@@ -197,7 +198,7 @@ func same(a, b subnet.Record) bool {
 func (l *ledger) back(r subnet.Record, now time.Time) time.Time {
 	if gone := l.gone[r.Name]; len(gone) > 0 {
 		if last := gone[len(gone)-1]; same(last.of, r) && now.Sub(last.at) < unnoticed {
-			return last.since
+			return last.noticed
 		}
 	}
 	return now
@@ -224,8 +225,8 @@ func (l *ledger) takeConfig(nc subnet.NetworkConfig, now time.Time) {
 	}
 }
 
-func (l *ledger) enter(r subnet.Record, since time.Time) {
-	s := &stored{Record: r, since: since, written: time.Now()}
+func (l *ledger) enter(r subnet.Record, since, noticed time.Time) {
+	s := &stored{Record: r, since: since, noticed: noticed, written: time.Now()}
 	l.records[r.Name] = s
 	for _, w := range waysOf(r) {
 		l.ways[w] = s
@@ -235,7 +236,7 @@ func (l *ledger) enter(r subnet.Record, since time.Time) {
 func (l *ledger) leave(s *stored, how loss) {
 	delete(l.records, s.Name)
 	l.bygone(*s, how.at)
-	how.since, how.of = s.since, s.Record
+	how.noticed, how.of = s.noticed, s.Record
 	l.gone[s.Name] = append(l.gone[s.Name], how)
 	for _, w := range waysOf(s.Record) {
 		delete(l.ways, w)
@@ -268,7 +269,7 @@ func (l *ledger) checkClaimed(r subnet.Record, by subnet.Node) {
 		}
 		return
 	}
-	if o := run.gave; !run.held && o.Name != "" && o.since.Before(run.asked) {
+	if o := run.gave; !run.held && o.gone.Equal(time.Now()) && o.since.Before(run.asked) {
 		l.violate(1, "%s claimed %s and gave up %s, which it could have taken back", by.Instance, r.Name, o.Name)
 	}
 	for _, o := range l.records {
@@ -291,7 +292,7 @@ func (l *ledger) checkDeleted(s stored, d memory.Deed, now time.Time) {
 		if run := l.runOf(d.Node); run == nil || s.Err != nil || !run.host.has(s.Lease.Holder) && !run.zombie {
 			l.violate(1, "%s dropped %s, which %v held", d.Node.Instance, s.Name, s.Lease.Holder.PublicIP)
 		} else if l.config.Fits(s.Lease.Key) {
-			run.gave = s
+			run.gave, run.gave.gone = s, now
 		}
 	case memory.Release:
 		if h := l.holder(s.Record); h == nil || !h.releasing {
@@ -356,7 +357,7 @@ func (l *ledger) takeRoutes(h *host, gone, came way) {
 		}
 	}
 	if gone != (way{}) {
-		if wrong := l.unjustified(h, gone, time.Now()); wrong != "" {
+		if wrong := l.unjustified(h, gone, came, time.Now()); wrong != "" {
 			n := 4
 			if h.faults.Err != nil || l.lastLoss(gone).whole {
 				n = 5
@@ -394,9 +395,9 @@ func (l *ledger) inPlaceOf(h *host, w way) way {
 	return way{}
 }
 
-// unjustified says why h's daemon had no reason to remove the way w; "" if it
-// had one.
-func (l *ledger) unjustified(h *host, w way, now time.Time) string {
+// unjustified says why h's daemon had no reason to remove the way w, or to put
+// came in its place; "" if it had one.
+func (l *ledger) unjustified(h *host, w, came way, now time.Time) string {
 	run := h.run
 	if run == nil {
 		return "no daemon runs there"
@@ -428,6 +429,9 @@ func (l *ledger) unjustified(h *host, w way, now time.Time) string {
 	if there != nil && !there.since.After(heard) {
 		return fmt.Sprintf("%s is in the store, and %s knows: since %v", there.Name, h.name, there.since.Format(time.TimeOnly))
 	}
+	if came.subnet == w.subnet && l.ways[came] == nil && l.lastLoss(came).whole {
+		return "" // both are missed, and came went last
+	}
 	for i, loss := range l.lost[w] {
 		if last := i == len(l.lost[w])-1; (last || loss.at.After(heard)) && !l.whole(h, loss) {
 			return ""
@@ -451,10 +455,10 @@ func (l *ledger) unjustified(h *host, w way, now time.Time) string {
 }
 
 // whole reports whether a loss must look to h like one of everything: it
-// was, or h's own lease was lost in the same moment.
+// was, or h's own lease was lost in the same step.
 func (l *ledger) whole(h *host, of loss) bool {
 	return of.whole || slices.ContainsFunc(l.gone[h.run.record.Name], func(own loss) bool {
-		return own.at.Equal(of.at) && !own.replaced && !own.whole
+		return own.at.Equal(of.at) && own.revision == of.revision && !own.replaced && !own.whole
 	})
 }
 
@@ -486,11 +490,11 @@ func (l *ledger) expecting(h *host, lost, now time.Time) time.Time {
 	own := h.run.record
 	since := now
 	if r := l.records[own.Name]; r != nil && h.has(r.Lease.Holder) {
-		since = r.since
+		since = r.noticed
 	}
 	for _, loss := range l.gone[own.Name] {
 		if loss.at.After(heard) {
-			since = loss.since // it may believe that nothing has happened since
+			since = loss.noticed // it may believe that nothing has happened since
 			break
 		}
 	}

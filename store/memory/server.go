@@ -125,6 +125,16 @@ func (s *Server) Delete(name string) bool {
 	return true
 }
 
+// DeleteAll removes every lease key in one step.
+func (s *Server) DeleteAll() {
+	s.lock()
+	defer s.mu.Unlock()
+	s.revision++
+	for _, e := range slices.Clone(s.entries) {
+		s.delete(e.record.Name)
+	}
+}
+
 // Snapshot is what the server holds now, whatever the faults of its clients.
 // The records are ordered by name.
 func (s *Server) Snapshot() subnet.Snapshot {
