@@ -66,6 +66,30 @@ func TestManagerHoldsThoughItWasTaken(t *testing.T) {
 	})
 }
 
+// The same for a node that joined while it happened, and had been shown its lease
+// of before.
+func TestManagerHoldsThoughItJustCame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := testServer(t)
+		a, b := startNode(t, server, 1), startNode(t, server, 2)
+		a.wantRoutes(b)
+		a.end()
+		b.end()
+		again := startNode(t, server, 1, func(c *Config) {
+			c.Store.(*memory.Store).SetFaults(memory.Faults{Events: 10 * time.Second})
+		})
+		time.Sleep(5 * time.Second) // its first snapshot is under way
+		server.DeleteAll()
+		time.Sleep(6 * time.Second) // it has arrived, and a lease was created after it
+		again.store.SetFaults(memory.Faults{})
+		time.Sleep(time.Minute)
+		again.wantRoutes(b)
+		if r := again.routes.everRemoved(); len(r) != 0 {
+			t.Errorf("removed %v", r)
+		}
+	})
+}
+
 // A restart after a wipe lets routes linger also if the answer to its first claim
 // was lost, so that the second one finds a lease.
 func TestManagerLingersThoughAnswerWasLost(t *testing.T) {

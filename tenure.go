@@ -179,7 +179,9 @@ func (m *Manager) acquire(ctx context.Context, snap subnet.Snapshot, held *subne
 		pause := true
 		switch {
 		case errors.Is(err, subnet.ErrConflict):
-			avoid = append(avoid, chosen(c.Key)...)
+			if c.Held == nil {
+				avoid = append(avoid, chosen(c.Key)...) // else what this node had has only changed
+			}
 			tries++
 			pause = tries > quickTries
 		case errors.As(err, &lost):
