@@ -37,9 +37,10 @@ type SubnetStore interface {
 	// Keep keeps a claimed record alive. It blocks until ctx ends, and then
 	// returns nil, or until the store says that the record is gone or another
 	// node's, and then returns an error that wraps subnet.ErrLeaseLost. It
-	// outlives outages by itself. renewed, which may be nil, is called from one
-	// goroutine at a time whenever the store has confirmed the lease and when a
-	// rival shows up.
+	// outlives outages and refusals by itself. renewed, which may be nil, is called
+	// from one goroutine at a time: whenever the store has confirmed the lease;
+	// when a rival shows up or has gone; and once, with Err, when the store begins
+	// not to confirm the lease, whether it cannot be reached or refuses.
 	Keep(ctx context.Context, r subnet.Record, node subnet.Node, renewed func(subnet.Renewal)) error
 
 	// Release gives the record's subnet back at once. A record that is gone, or

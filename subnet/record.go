@@ -93,8 +93,10 @@ type Claim struct {
 	Node Node          // who claims
 }
 
-// Renewal is what keeping a lease alive has to tell.
+// Renewal is what keeping a lease alive has to tell: that the store has confirmed
+// the lease, or, with Err, that it begins to fail to.
 type Renewal struct {
 	TTL   time.Duration // what is left from now on; zero for a reservation
 	Rival *Node         // another process that claims the same lease with the same address; nil if none is known
+	Err   error         // why the store does not confirm the lease now, with what was known before; nil if it has
 }

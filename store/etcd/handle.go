@@ -28,29 +28,44 @@ func (s *Store) grant(ctx context.Context, c subnet.Claim) (id int64, unused boo
 	ttl := seconds(c.TTL)
 	for n := range 2 {
 		id, err := s.grantID(ctx, s.leaseID(c.Lease.Holder, n), ttl)
-		if errors.Is(err, rpctypes.ErrLeaseExist) {
-			keys, kerr := s.leasesOn(ctx, id)
-			switch {
-			case errors.Is(kerr, rpctypes.ErrPermissionDenied), kerr == nil && !s.areDropped(keys, c):
-				continue
-			case kerr != nil && !errors.Is(kerr, rpctypes.ErrLeaseNotFound):
-				return 0, false, kerr
-			case kerr == nil && len(keys) > 0:
-				// Its end may be near. What is dropped cannot go first, so the
-				// TTL stays as it is.
-				_, err := s.renew(ctx, id)
-				return id, false, err
-			}
-			// It has nothing to keep alive, but perhaps another TTL.
-			if err := s.revoke(ctx, id); err != nil {
-				return 0, false, err
-			}
-			id, err = s.grantID(ctx, id, ttl)
+		if !errors.Is(err, rpctypes.ErrLeaseExist) {
+			return id, true, err
 		}
-		return id, true, err
+		unused, err := s.reuse(ctx, id, ttl, c)
+		if errors.Is(err, errNotOurs) {
+			continue
+		}
+		if err != nil {
+			s.left.add(id)
+		}
+		return id, unused, err
 	}
 	id, err = s.grantID(ctx, 0, ttl) // whichever etcd chooses
 	return id, true, err
+}
+
+var errNotOurs = errors.New("the etcd lease is in use")
+
+// reuse makes a handle that exists already good for c, and reports whether it has
+// no lease on it. It returns errNotOurs if it must be left alone.
+func (s *Store) reuse(ctx context.Context, id, ttl int64, c subnet.Claim) (unused bool, err error) {
+	on, granted, err := s.leasesOn(ctx, id)
+	switch {
+	case errors.Is(err, rpctypes.ErrPermissionDenied), err == nil && !s.areDropped(on, c):
+		return false, errNotOurs
+	case err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound):
+		return false, err
+	case err == nil && (len(on) > 0 || granted == ttl):
+		// Its end may be near. What is dropped cannot go first, so its TTL stays as
+		// it is.
+		_, err := s.renew(ctx, id)
+		return len(on) == 0, err
+	}
+	if err := s.revoke(ctx, id); err != nil {
+		return true, err
+	}
+	_, err = s.grantID(ctx, id, ttl)
+	return true, err
 }
 
 // areDropped reports whether all of these lease names are in c.Drop.
@@ -63,40 +78,43 @@ func (s *Store) areDropped(names []string, c subnet.Claim) bool {
 	return true
 }
 
-func (s *Store) grantID(parent context.Context, id, ttl int64) (int64, error) {
-	ctx, cancel := limit(parent)
-	defer cancel()
+func (s *Store) grantID(ctx context.Context, id, ttl int64) (int64, error) {
 	s.left.remove(id) // it is to be used
-	resp, err := s.lease.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: id, TTL: ttl}, callOptions()...)
+	var granted int64
+	err := s.call(ctx, func(ctx context.Context) error {
+		resp, err := s.lease.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: id, TTL: ttl}, callOptions()...)
+		granted = resp.GetID()
+		return err
+	})
 	if err != nil {
-		if err = explain(ctx, parent, err); id != 0 && !errors.Is(err, rpctypes.ErrLeaseExist) {
+		if id != 0 && !errors.Is(err, rpctypes.ErrLeaseExist) {
 			s.left.add(id)
 		}
 		return id, err
 	}
-	return resp.ID, nil
+	return granted, nil
 }
 
 // revoke ends a handle; that it has ended already is no error.
-func (s *Store) revoke(parent context.Context, id int64) error {
-	ctx, cancel := limit(parent)
-	defer cancel()
-	_, err := s.lease.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: id}, callOptions()...)
-	if err = explain(ctx, parent, err); errors.Is(err, rpctypes.ErrLeaseNotFound) {
+func (s *Store) revoke(ctx context.Context, id int64) error {
+	err := s.call(ctx, func(ctx context.Context) error {
+		_, err := s.lease.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: id}, callOptions()...)
+		return err
+	})
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return nil
 	}
 	return err
 }
 
-// leasesOn returns the names of the leases that a handle keeps alive. Keys of
-// other networks are among them under their whole key; user keys are not: they
-// keep nothing from ending.
-func (s *Store) leasesOn(parent context.Context, id int64) ([]string, error) {
-	resp, err := s.timeToLive(parent, id, true)
+// leasesOn returns the names of the leases that a handle keeps alive, and the TTL
+// that it was granted for, in seconds. Keys of other networks are among them under
+// their whole key; user keys are not: they keep nothing from ending.
+func (s *Store) leasesOn(ctx context.Context, id int64) (names []string, granted int64, err error) {
+	resp, err := s.timeToLive(ctx, id, true)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	var names []string
 	users := s.users()
 	for _, key := range resp.Keys {
 		if name, ok := s.leaseName(key); ok {
@@ -105,25 +123,23 @@ func (s *Store) leasesOn(parent context.Context, id int64) ([]string, error) {
 			names = append(names, string(key))
 		}
 	}
-	return names, nil
+	return names, resp.GrantedTTL, nil
 }
 
-func (s *Store) timeToLive(parent context.Context, id int64, keys bool) (*pb.LeaseTimeToLiveResponse, error) {
-	ctx, cancel := limit(parent)
-	defer cancel()
-	resp, err := s.lease.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: id, Keys: keys}, callOptions()...)
-	if err = explain(ctx, parent, err); err != nil {
-		return nil, err
+func (s *Store) timeToLive(ctx context.Context, id int64, keys bool) (resp *pb.LeaseTimeToLiveResponse, err error) {
+	err = s.call(ctx, func(ctx context.Context) error {
+		resp, err = s.lease.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: id, Keys: keys}, callOptions()...)
+		return err
+	})
+	if err == nil && resp.TTL < 0 {
+		err = rpctypes.ErrLeaseNotFound
 	}
-	if resp.TTL < 0 {
-		return nil, rpctypes.ErrLeaseNotFound
-	}
-	return resp, nil
+	return resp, err
 }
 
 // end revokes a handle unless some lease is still on it.
 func (s *Store) end(ctx context.Context, id int64) error {
-	names, err := s.leasesOn(ctx, id)
+	names, _, err := s.leasesOn(ctx, id)
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return nil
 	}
@@ -135,27 +151,23 @@ func (s *Store) end(ctx context.Context, id int64) error {
 
 // renew gives a handle its whole time to live again, and returns that. It fails
 // with ErrLeaseNotFound if the handle has ended.
-func (s *Store) renew(parent context.Context, id int64) (time.Duration, error) {
-	ctx, cancel := limit(parent)
-	defer cancel() // which also ends the stream
-	resp, err := s.keepAlive(ctx, id)
-	if err != nil {
-		return 0, explain(ctx, parent, err)
+func (s *Store) renew(ctx context.Context, id int64) (time.Duration, error) {
+	var ttl int64
+	err := s.call(ctx, func(ctx context.Context) error {
+		stream, err := s.lease.LeaseKeepAlive(ctx, callOptions()...)
+		if err != nil {
+			return err
+		}
+		// If sending fails, receiving tells why.
+		_ = stream.Send(&pb.LeaseKeepAliveRequest{ID: id})
+		resp, err := stream.Recv()
+		ttl = resp.GetTTL()
+		return err
+	})
+	if err == nil && ttl <= 0 {
+		err = rpctypes.ErrLeaseNotFound
 	}
-	if resp.TTL <= 0 {
-		return 0, rpctypes.ErrLeaseNotFound
-	}
-	return time.Duration(resp.TTL) * time.Second, nil
-}
-
-func (s *Store) keepAlive(ctx context.Context, id int64) (*pb.LeaseKeepAliveResponse, error) {
-	stream, err := s.lease.LeaseKeepAlive(ctx, callOptions()...)
-	if err != nil {
-		return nil, err
-	}
-	// If sending fails, receiving tells why.
-	_ = stream.Send(&pb.LeaseKeepAliveRequest{ID: id})
-	return stream.Recv()
+	return time.Duration(ttl) * time.Second, err
 }
 
 // seconds rounds up to etcd's granularity.

@@ -27,11 +27,13 @@ type Store struct {
 	watch pb.WatchClient
 	left  leftovers
 	known knownConfig
+
+	calls patience // of all calls but those of a stream
 }
 
 const (
 	// callTimeout bounds each call to etcd, so that a server that accepts calls
-	// and never answers them is an outage like others.
+	// and never answers them is an outage like others. See patience.
 	callTimeout = 10 * time.Second
 
 	// retryDelay is how long a watch or a keep-alive waits before it tries again
@@ -59,13 +61,25 @@ func callOptions() []grpc.CallOption {
 	return []grpc.CallOption{grpc.MaxCallRecvMsgSize(math.MaxInt32)}
 }
 
-// limit returns a context for one call. A member without a leader refuses it at
-// once instead of letting it wait.
-func limit(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(clientv3.WithRequireLeader(ctx), callTimeout, errNoAnswer)
+// call makes one call to etcd. A member without a leader refuses it at once instead
+// of letting it wait.
+func (s *Store) call(parent context.Context, do func(context.Context) error) error {
+	limit := s.calls.of(callTimeout)
+	ctx, cancel := context.WithTimeoutCause(clientv3.WithRequireLeader(parent), limit, noAnswer(limit))
+	defer cancel() // which also ends a stream
+	began := time.Now()
+	err := explain(ctx, parent, do(ctx))
+	switch {
+	case parent.Err() != nil:
+	case ctx.Err() != nil:
+		s.calls.lost()
+	case time.Since(began) < callTimeout:
+		s.calls.answered()
+	}
+	return err
 }
 
-var errNoAnswer = fmt.Errorf("no answer within %v", callTimeout)
+func noAnswer(within time.Duration) error { return fmt.Errorf("no answer within %v", within) }
 
 // explain makes the error of a call what a person wants to read and errors.Is
 // wants to see. ctx is the call's own, parent the caller's.
@@ -96,18 +110,20 @@ func unframed(text string) string {
 	return text
 }
 
-func (s *Store) txn(parent context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
-	ctx, cancel := limit(parent)
-	defer cancel()
-	resp, err := s.kv.Txn(ctx, req, callOptions()...)
-	return resp, explain(ctx, parent, err)
+func (s *Store) txn(ctx context.Context, req *pb.TxnRequest) (resp *pb.TxnResponse, err error) {
+	err = s.call(ctx, func(ctx context.Context) error {
+		resp, err = s.kv.Txn(ctx, req, callOptions()...)
+		return err
+	})
+	return resp, err
 }
 
-func (s *Store) get(parent context.Context, at span) (*pb.RangeResponse, error) {
-	ctx, cancel := limit(parent)
-	defer cancel()
-	resp, err := s.kv.Range(ctx, at.request(), callOptions()...)
-	return resp, explain(ctx, parent, err)
+func (s *Store) get(ctx context.Context, at span) (resp *pb.RangeResponse, err error) {
+	err = s.call(ctx, func(ctx context.Context) error {
+		resp, err = s.kv.Range(ctx, at.request(), callOptions()...)
+		return err
+	})
+	return resp, err
 }
 
 // Snapshot reads config and leases with one call.

@@ -16,31 +16,16 @@ import (
 
 const (
 	// probeInterval is how often a watch that hears nothing asks etcd for a sign
-	// of life, and maxUnanswered how often in vain before it is taken for away.
+	// of life, and maxSilence how long in vain before it is taken for away.
+	// See patience.
 	// The question is etcd's progress request on the watch's own stream. It tells
 	// more than a read would, for it travels the way the events do, and costs
 	// less: the answer is some twenty bytes that etcd makes without looking at
 	// the keys. Two streams for each of 1 000 nodes make a thousand of them a
 	// second.
 	probeInterval = 2 * time.Second
-	maxUnanswered = 2
-
-	// patientUnanswered is what maxUnanswered grows to, see patience.
-	patientUnanswered = 16
+	maxSilence    = 2 * probeInterval
 )
-
-// patience is how often a caller of follow, from one watch to the next, asks in
-// vain. A server that answers calls and is merely slow to speak on a watch is busy,
-// perhaps with telling thousands of nodes about each other. Whoever hangs up then
-// and reads everything again, as all the others do, keeps it so for ever. So each
-// silence doubles the patience, and each answer in time halves it.
-type patience int
-
-func (p *patience) times() int { return max(int(*p), maxUnanswered) }
-
-func (p *patience) lost() { *p = patience(min(2*p.times(), patientUnanswered)) }
-
-func (p *patience) answered() { *p /= 2 }
 
 // errCompacted is what a watch ends with that has fallen too far behind.
 var errCompacted = errors.New("etcd has compacted the history")
@@ -63,7 +48,8 @@ func (s *Store) follow(parent context.Context, spans []span, p *patience, opened
 	fail := func(err error) error { return explain(ctx, parent, err) }
 
 	// clientv3 logs in first if it has a password, and would wait for that for ever.
-	opening := time.AfterFunc(callTimeout, func() { cancel(errNoAnswer) })
+	limit := s.calls.of(callTimeout)
+	opening := time.AfterFunc(limit, func() { cancel(noAnswer(limit)) })
 	stream, err := s.watch.Watch(ctx, callOptions()...)
 	opening.Stop()
 	if err != nil {
@@ -86,9 +72,9 @@ func (s *Store) follow(parent context.Context, spans []span, p *patience, opened
 		case err := <-broken:
 			return fail(err)
 		case <-probe.C:
-			if n := p.times(); unanswered >= n {
+			if d := p.of(maxSilence); time.Duration(unanswered)*probeInterval >= d {
 				p.lost()
-				return fmt.Errorf("etcd's watch is silent: no answer within %v", time.Duration(n)*probeInterval)
+				return fmt.Errorf("etcd's watch is silent: %w", noAnswer(d))
 			}
 			unanswered++
 			if err := stream.Send(progressRequest()); err != nil {
