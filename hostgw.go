@@ -84,8 +84,11 @@ type Manager struct {
 	shown     subnet.Record // this node's own, as the watch showed it last
 	former    string        // what was shown before this node moved
 	wanted    wantedState
-	unsettled bool    // whether peers that are missing had no chance to be back yet
-	events    []Event // to be observed once mu is free
+	unheard   error         // why the watch cannot be heard; nil if it can
+	unkept    error         // why the store does not confirm the lease; nil if it does
+	unfit     subnet.Config // the last one that this node's lease was found not to fit
+	unsettled bool          // whether peers that are missing had no chance to be back yet
+	events    []Event       // to be observed once mu is free
 }
 
 // New checks c and returns a Manager that is not running yet.
@@ -187,7 +190,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	err := g.Wait()
 
 	m.mu.Lock()
-	m.status.State = StateStopped
+	m.status.State, m.status.Waiting = StateStopped, nil
 	m.err = err
 	m.mu.Unlock()
 	close(m.stopped)
@@ -226,8 +229,7 @@ func (m *Manager) Release(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("releasing this node's lease: %w", err)
 	}
-	self := subnet.Holder{PublicIP: m.c.Uplink.IPv4, PublicIPv6: m.c.Uplink.IPv6}
-	own := others(snap.Records, subnet.Choice{}, self)
+	own := others(snap.Records, subnet.Choice{}, m.self())
 	for _, r := range own {
 		if err := m.c.Store.Release(ctx, r); err != nil {
 			return fmt.Errorf("releasing lease %s: %w", r.Name, err)

@@ -96,28 +96,15 @@ func (m *Manager) watch(ctx context.Context) error {
 // takeUpdate takes in what the store tells.
 func (m *Manager) takeUpdate(u subnet.Update) {
 	now := time.Now()
-	st := &m.status.Store
+	m.takeHearing(&m.unheard, u.Err, now)
 	if u.Err != nil {
-		if st.Err == nil {
-			st.Since = now
-			st.Outages++
-			m.log.Warn("store cannot be heard; routes stay as they are", "err", u.Err)
-			m.tell(func() Event { return &StoreEvent{Err: u.Err} })
-		}
-		st.Err = u.Err
 		if !m.known {
 			m.status.Waiting = u.Err
 		}
 		return
 	}
-	if st.Err != nil {
-		m.log.Info("store can be heard again", "after", now.Sub(st.Since).Round(time.Millisecond))
-		m.tell(func() Event { return &StoreEvent{} })
-		st.Err, st.Since = nil, now
-	} else if st.Since.IsZero() {
-		st.Since = now
-	}
 
+	st := &m.status.Store
 	own := m.status.Record
 	if s := u.Snapshot; s != nil {
 		st.Revision = s.Revision
@@ -129,10 +116,11 @@ func (m *Manager) takeUpdate(u subnet.Update) {
 		missing, gone := m.table.miss(names, now)
 		m.tellMissing(missing)
 		m.takePeers(s.Records, gone, now)
-		if r, ok := find(s.Records, own.Name); ok {
+		if r, ok := find(s.Records, own.Name); ok && own.Name != "" {
 			m.shown = r
+			m.takeOwn(r)
 		} else if own.Name != "" {
-			m.askForLook()
+			m.takeOwnGone(s.Revision)
 		}
 		if !m.known {
 			m.known = true
@@ -147,9 +135,6 @@ func (m *Manager) takeUpdate(u subnet.Update) {
 		m.takeConfig(*u.Config, now)
 	}
 	gone := u.Deleted
-	if own.Name != "" && slices.Contains(gone, own.Name) {
-		m.askForLook()
-	}
 	if m.forgotten(u) {
 		// This node did not leave, so the store has lost its memory: the others may
 		// not have left either.
@@ -164,12 +149,57 @@ func (m *Manager) takeUpdate(u subnet.Update) {
 		})
 		m.tellMissing(missing)
 	}
-	for _, r := range u.Put {
-		if r.Name == own.Name && r.Modified > own.Modified {
-			m.askForLook()
-		}
-	}
 	m.takePeers(u.Put, gone, now)
+	if own.Name != "" && slices.Contains(u.Deleted, own.Name) {
+		m.takeOwnGone(u.Revision)
+	}
+	if r, ok := find(u.Put, own.Name); ok && own.Name != "" {
+		m.takeOwn(r)
+	}
+}
+
+// takeOwnGone takes in that this node's lease is not in the store as of a revision.
+// If that is news the lease is lost even though the store may refuse to say more.
+func (m *Manager) takeOwnGone(revision int64) {
+	m.askForLook()
+	if own := m.status.Record; revision >= own.Created {
+		m.lose(own.Name)
+	}
+}
+
+// takeOwn takes in what the store shows under the name of this node's lease.
+func (m *Manager) takeOwn(r subnet.Record) {
+	own := m.status.Record
+	if r.Modified != own.Modified || r.Token != own.Token {
+		m.askForLook()
+	}
+	if r.Modified > own.Modified && (r.Err != nil || !r.Lease.Holder.Same(own.Lease.Holder)) {
+		m.lose(own.Name)
+	}
+}
+
+// takeHearing takes in whether one of the two that talk to the store, the watch and
+// who keeps the lease, can be heard. The store is away while either cannot.
+func (m *Manager) takeHearing(of *error, err error, now time.Time) {
+	*of = err
+	if err = m.unheard; err == nil {
+		err = m.unkept
+	}
+	st := &m.status.Store
+	switch {
+	case err != nil && st.Err == nil:
+		st.Since = now
+		st.Outages++
+		m.log.Warn("store cannot be heard; routes stay as they are", "err", err)
+		m.tell(func() Event { return &StoreEvent{Err: err} })
+	case err == nil && st.Err != nil:
+		m.log.Info("store can be heard again", "after", now.Sub(st.Since).Round(time.Millisecond))
+		m.tell(func() Event { return &StoreEvent{} })
+		st.Since = now
+	case st.Since.IsZero():
+		st.Since = now
+	}
+	st.Err = err
 }
 
 // tellMissing tells of peers that the store does not show any more.
@@ -187,6 +217,9 @@ func (m *Manager) tellMissing(missing []*peer) {
 // or, if tenure has put it back since, by its having been created anew.
 func (m *Manager) forgotten(u subnet.Update) bool {
 	own := m.status.Record
+	if own.Name == "" {
+		return false
+	}
 	forgotten := false
 	for _, name := range u.Deleted {
 		if name == own.Name || name == m.former {
@@ -229,27 +262,27 @@ func (m *Manager) takeConfig(nc subnet.NetworkConfig, now time.Time) {
 		}
 		return
 	}
-	networks := nc.Config.Networks()
-	for _, n := range m.table.policy.Networks {
-		if !slices.Contains(networks, n) && m.lives(n, nc.Config.Networks()) {
-			networks = append(networks, n)
-		}
-	}
-	m.table.policy.Networks = networks
+	m.table.policy.Networks = m.networks(nc.Config)
 	m.wanted.whole = true
 	m.rejudge(now)
-	if !held {
-		return
-	}
+	if held {
+		m.tellConfig(nc)
+	} // else takeLease tells
+}
+
+// tellConfig tells that a config is in force, and what that means for the lease.
+func (m *Manager) tellConfig(nc subnet.NetworkConfig) {
 	fits := m.fits(nc.Config)
 	switch {
 	case fits:
 		m.status.Joined.Config = nc.Config
 		m.log.Info("network config changed; this node's lease still fits", "lease", m.status.Record.Name)
 	case m.c.Move:
+		m.unfit = nc.Config
 		m.log.Warn("network config changed; this node's lease no longer fits and is given up for another", "lease", m.status.Record.Name)
 		m.askForLook()
 	default:
+		m.unfit = nc.Config
 		m.log.Warn("network config changed; this node's lease no longer fits and is kept until the next start", "lease", m.status.Record.Name)
 	}
 	m.tell(func() Event { return &ConfigEvent{Config: nc, Fits: fits} })
@@ -258,22 +291,37 @@ func (m *Manager) takeConfig(nc subnet.NetworkConfig, now time.Time) {
 // fits reports whether this node's lease is one that c would cut.
 func (m *Manager) fits(c subnet.Config) bool { return c.Fits(m.status.Joined.Lease.Key) }
 
-// lives reports whether network, of an earlier config, is where this node's or a
-// routed peer's subnet still lies and that none of the newer networks covers.
-func (m *Manager) lives(network netip.Prefix, newer []netip.Prefix) bool {
-	in := func(s netip.Prefix) bool {
-		return s.IsValid() && network.Overlaps(s) && !slices.ContainsFunc(newer, s.Overlaps)
-	}
+// networks returns the networks that leases may lie in: those of c, and those of
+// earlier configs that this node's or a peer's lease still lies in.
+func (m *Manager) networks(c subnet.Config) []netip.Prefix {
+	newer := c.Networks()
 	own := m.status.Joined.Lease.Key
-	if in(own.IPv4) || in(own.IPv6) {
-		return true
+	if own == (subnet.Key{}) {
+		return newer // nothing is routed yet
 	}
-	for s := range m.table.wanted {
-		if in(s) {
-			return true
+	networks := newer
+	for _, n := range m.table.policy.Networks {
+		in := func(s netip.Prefix) bool {
+			return s.IsValid() && n.Overlaps(s) && !slices.ContainsFunc(newer, s.Overlaps)
+		}
+		if !slices.Contains(newer, n) && (in(own.IPv4) || in(own.IPv6) || m.table.anyIn(n, in)) {
+			networks = append(networks, n)
 		}
 	}
-	return false
+	return networks
+}
+
+// closeNetworks lets go of the networks of earlier configs once nobody is left there.
+func (m *Manager) closeNetworks(now time.Time) {
+	c := m.status.Config.Config
+	if len(m.table.policy.Networks) <= len(c.Networks()) {
+		return
+	}
+	if left := m.networks(c); len(left) < len(m.table.policy.Networks) {
+		m.table.policy.Networks = left
+		m.wanted.whole = true
+		m.rejudge(now)
+	}
 }
 
 // rejudge judges all peers again and tells what became of them.
@@ -293,6 +341,7 @@ func (m *Manager) takePeers(put []subnet.Record, gone []string, now time.Time) {
 		}
 	}
 	m.tellPeers(m.table.update(put, gone, now), left)
+	m.closeNetworks(now)
 }
 
 // tellPeers logs and tells of peers that changed and that left.
@@ -431,9 +480,10 @@ func (m *Manager) tell(e func() Event) {
 	}
 }
 
-// takeLease takes in that this node holds r, chosen under nc. It is told by
-// tenure; absent says that the store showed no lease of this node before.
-func (m *Manager) takeLease(r subnet.Record, nc subnet.NetworkConfig, absent bool) {
+// takeLease takes in that this node holds r, chosen under nc, and dropped others of
+// its leases with it. It is told by tenure; absent says that the store showed no lease
+// of this node before.
+func (m *Manager) takeLease(r subnet.Record, nc subnet.NetworkConfig, dropped []subnet.Record, absent bool) {
 	now := time.Now()
 	before := m.status.Joined
 	if before.Lease.Key != r.Lease.Key {
@@ -444,11 +494,20 @@ func (m *Manager) takeLease(r subnet.Record, nc subnet.NetworkConfig, absent boo
 	}
 	m.status.State, m.status.Waiting = StateHeld, nil
 	m.status.Record = r
+	again := before.Lease.Key == r.Lease.Key
 	m.status.Joined = Joined{Config: nc.Config, Lease: r.Lease}
+	latest := m.status.Config // the watch may have been quicker than the claim's answer
+	switch {
+	case latest.Err == nil && m.fits(latest.Config):
+		m.status.Joined.Config = latest.Config
+	case again && !m.fits(nc.Config):
+		m.status.Joined.Config = before.Config
+	}
 	m.status.Rival = nil
+	m.takeHearing(&m.unkept, nil, now)
 	if m.shown.Name != r.Name {
 		m.former = ""
-		if m.shown.Err == nil && m.shown.Lease.Holder.Same(r.Lease.Holder) {
+		if _, ours := find(dropped, m.shown.Name); !ours && m.shown.Err == nil && m.shown.Lease.Holder.Same(r.Lease.Holder) {
 			m.former = m.shown.Name
 		}
 		m.shown = r
@@ -456,7 +515,7 @@ func (m *Manager) takeLease(r subnet.Record, nc subnet.NetworkConfig, absent boo
 			m.shown = own // another one, if that was deleted and r created while this node joined
 		}
 	}
-	if before.Lease.Key == r.Lease.Key {
+	if again {
 		m.log.Info("lease is held again", "lease", r.Name)
 	} else {
 		if before.Lease.Key == (subnet.Key{}) && absent {
@@ -471,4 +530,10 @@ func (m *Manager) takeLease(r subnet.Record, nc subnet.NetworkConfig, absent boo
 		m.tell(func() Event { return &LeaseEvent{Joined: m.status.Joined, Previous: before.Lease.Key} })
 	}
 	m.tell(func() Event { return &StateEvent{StateHeld} })
+	unfit := !m.fits(latest.Config) && latest.Config != m.unfit && latest.Revision >= nc.Revision
+	changed := again && m.fits(latest.Config) && latest.Config != before.Config
+	if latest.Err == nil && (unfit || changed) {
+		m.tellConfig(latest)
+	}
+	m.closeNetworks(now)
 }

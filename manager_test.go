@@ -78,7 +78,7 @@ func (p *recorder) Set(w netlinkx.Wanted) {
 	}
 	var remove []netip.Prefix
 	for s := range p.routes {
-		if !stay[s] && !w.Linger {
+		if !stay[s] { // what lingers are routes of earlier runs, of which there are none here
 			remove = append(remove, s)
 		}
 	}

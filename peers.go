@@ -275,6 +275,18 @@ func (t *peerTable) overlapping(p netip.Prefix) func(yield func(claimant) bool) 
 	}
 }
 
+// anyIn reports whether a sound lease has a subnet in network for which in is true.
+func (t *peerTable) anyIn(network netip.Prefix, in func(netip.Prefix) bool) bool {
+	for c := range t.overlapping(network) {
+		for _, r := range t.sound(c.peer.record) {
+			if in(r.Subnet) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // before reports whether p's claim to an address goes before o's: a lease the
 // store still shows before one it no longer does, one that it showed for longer
 // before the other, then the older one.
@@ -487,9 +499,12 @@ func byName(a, b *peer) int { return cmp.Compare(a.record.Name, b.record.Name) }
 
 // peer returns p as the outside sees it.
 func (p *peer) peer() Peer {
+	lease := p.record.Lease
+	lease.Holder.BackendData = slices.Clone(lease.Holder.BackendData)
+	lease.Holder.BackendV6Data = slices.Clone(lease.Holder.BackendV6Data)
 	return Peer{
 		Name:     p.record.Name,
-		Lease:    p.record.Lease,
+		Lease:    lease,
 		Reserved: p.record.Reserved(),
 		Routes:   slices.Clone(p.routes),
 		Missing:  p.missing,

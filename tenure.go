@@ -34,6 +34,7 @@ func (m *Manager) tenure(ctx context.Context) error {
 	default:
 	}
 	var held *subnet.Record // what this run holds, or held last
+	var stuck subnet.Config // under which there was no subnet to move to
 	b := m.backoff()
 	for {
 		r, err := m.acquire(ctx, snap, held)
@@ -53,7 +54,10 @@ func (m *Manager) tenure(ctx context.Context) error {
 				failing = false
 			}
 			lost := errors.Is(err, subnet.ErrLeaseLost)
-			if err != nil && !lost {
+			switch {
+			case lost:
+				m.tellLoop(ctx, func() { m.lose(r.Name) }) // reading may take long
+			case err != nil:
 				if !failing {
 					m.log.Warn("keeping the lease failed; trying again", "lease", r.Name, "err", err)
 				}
@@ -61,25 +65,66 @@ func (m *Manager) tenure(ctx context.Context) error {
 				b.wait(ctx, m.look)
 			}
 			var ok bool
-			if snap, ok = m.snapshot(ctx); !ok {
+			if snap, _, ok = m.snapshot(ctx); !ok {
 				return nil
 			}
 			now, there := find(snap.Records, r.Name)
-			if lost || !there || now.Err != nil || !now.Lease.Holder.Same(r.Lease.Holder) {
+			if lost || !there || now.Err != nil || !now.Lease.Holder.Same(r.Lease.Holder) || !m.holds(ctx) {
 				break
 			}
-			if m.c.Move && snap.Config.Err == nil && !snap.Config.Config.Fits(r.Lease.Key) {
+			if c := snap.Config; c.Err == nil && c.Config.Fits(r.Lease.Key) {
+				if !alike(now.Lease.Holder, m.holder(c.Config)) && !m.hasRival() {
+					// A backup brought it back as it once was. Whoever else keeps changing
+					// it is not to be raced.
+					if time.Since(since) < backoffLast {
+						b.wait(ctx, nil)
+					}
+					break
+				}
+			} else if m.c.Move && c.Err == nil && c.Config != stuck {
+				stuck = c.Config
 				break
 			}
 			r = now
 			m.tellLoop(ctx, func() { m.status.Record = now })
 		}
-		m.tellLoop(ctx, func() {
-			m.log.Warn("lease is gone from the store, or must be given up; asking for it again", "lease", r.Name)
-			m.status.State = StateJoining
-			m.tell(func() Event { return &StateEvent{StateJoining} })
-		})
+		m.tellLoop(ctx, func() { m.lose(r.Name) })
 	}
+}
+
+// lose takes in that this node does not hold the lease of that name any more, or
+// gives it up. It is run by the loop.
+func (m *Manager) lose(name string) {
+	if m.status.State != StateHeld || m.status.Record.Name != name {
+		return
+	}
+	m.log.Warn("lease is gone from the store, or must be given up; asking for it again", "lease", name)
+	m.status.State = StateJoining
+	m.tell(func() Event { return &StateEvent{StateJoining} })
+}
+
+// holds reports whether this node holds a lease as far as the loop knows, after all
+// that it was told before.
+func (m *Manager) holds(ctx context.Context) bool {
+	held := make(chan bool, 1)
+	m.tellLoop(ctx, func() { held <- m.status.State == StateHeld })
+	select {
+	case h := <-held:
+		return h
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (m *Manager) hasRival() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.status.Rival != nil
+}
+
+// alike reports whether peers route to a and b in the same way.
+func alike(a, b subnet.Holder) bool {
+	return a.PublicIP == b.PublicIP && a.PublicIPv6 == b.PublicIPv6 && a.BackendType == b.BackendType
 }
 
 func find(records []subnet.Record, name string) (subnet.Record, bool) {
@@ -113,7 +158,16 @@ func (m *Manager) keep(ctx context.Context, r subnet.Record) error {
 
 // takeRenewal takes in how the lease is doing. It is run by the loop.
 func (m *Manager) takeRenewal(r subnet.Record, n subnet.Renewal) {
-	m.status.Renewed, m.status.TTL = time.Now(), n.TTL
+	now := time.Now()
+	m.takeHearing(&m.unkept, n.Err, now)
+	if n.Err != nil {
+		return
+	}
+	m.status.Renewed, m.status.TTL = now, n.TTL
+	if n.Rival == nil && m.status.Rival != nil {
+		m.log.Info("no other process claims this node's lease any more", "lease", r.Name)
+		m.status.Rival = nil
+	}
 	if n.Rival == nil || m.status.Rival != nil && *m.status.Rival == *n.Rival {
 		return
 	}
@@ -124,20 +178,21 @@ func (m *Manager) takeRenewal(r subnet.Record, n subnet.Renewal) {
 	m.tell(func() Event { return &RivalEvent{Rival: rival} })
 }
 
-// snapshot reads the store until it can be read. It returns false if ctx ends.
-func (m *Manager) snapshot(ctx context.Context) (subnet.Snapshot, bool) {
+// snapshot reads the store until it can be read, and reports whether that was so
+// at once. It returns false if ctx ends.
+func (m *Manager) snapshot(ctx context.Context) (snap subnet.Snapshot, atOnce, ok bool) {
 	b := m.backoff()
-	for {
+	for atOnce = true; ; atOnce = false {
 		snap, err := m.c.Store.Snapshot(ctx)
 		if err == nil {
-			return snap, true
+			return snap, atOnce, true
 		}
 		if ctx.Err() != nil {
-			return snap, false
+			return snap, false, false
 		}
 		m.waiting(ctx, err)
 		if !b.wait(ctx, nil) {
-			return snap, false
+			return snap, false, false
 		}
 	}
 }
@@ -157,24 +212,26 @@ func (m *Manager) acquire(ctx context.Context, snap subnet.Snapshot, held *subne
 		avoid     []netip.Prefix
 		revision  = snap.Config.Revision
 		lostSince time.Time
-		absent    bool // no record of this node's was there at one of the tries
+		lostAs    error // why it is lost, since then
+		absent    bool  // no record of this node's was there at one of the tries
 	)
 	for ctx.Err() == nil {
 		c, err := m.choose(snap, held, avoid)
 		if err == nil {
+			h := m.claimant(snap.Config.Config, c)
+			c.Drop = droppable(c, h, tries > quickTries)
 			absent = absent || c.Held == nil // the answer to a try that wrote one may have been lost
 			var r subnet.Record
-			if r, err = m.claim(ctx, snap, c); err == nil {
+			if r, err = m.claim(ctx, snap, h, c); err == nil {
 				nc := snap.Config
-				m.tellLoop(ctx, func() { m.takeLease(r, nc, absent) })
+				m.tellLoop(ctx, func() { m.takeLease(r, nc, c.Drop, absent) })
+				m.releaseOthers(ctx, snap.Records, c)
 				return r, nil
 			}
 		}
 		var lost *SubnetLostError
-		grace := lostGrace
 		if errors.Is(err, errNotFit) {
-			// The config may be that of an old backup, and about to be put right.
-			err, grace = &SubnetLostError{Lost: held.Lease, Err: err}, m.c.Hold
+			err = &SubnetLostError{Lost: held.Lease, Err: err}
 		}
 		pause := true
 		switch {
@@ -185,11 +242,11 @@ func (m *Manager) acquire(ctx context.Context, snap subnet.Snapshot, held *subne
 			tries++
 			pause = tries > quickTries
 		case errors.As(err, &lost):
-			if lostSince.IsZero() {
-				lostSince = time.Now()
+			if lostAs == nil || lostAs.Error() != err.Error() {
+				lostSince, lostAs = time.Now(), err
 			}
 			m.waiting(ctx, err)
-			if time.Since(lostSince) >= grace {
+			if time.Since(lostSince) >= m.grace(lost, *held) {
 				if !m.c.Move {
 					return subnet.Record{}, err
 				}
@@ -199,13 +256,17 @@ func (m *Manager) acquire(ctx context.Context, snap subnet.Snapshot, held *subne
 			return subnet.Record{}, fmt.Errorf("leasing a subnet: %w", err)
 		default:
 			m.waiting(ctx, err)
+			lostAs = nil
 		}
 		if pause && !b.wait(ctx, m.look) {
 			break
 		}
-		var ok bool
-		if snap, ok = m.snapshot(ctx); !ok {
+		var atOnce, ok bool
+		if snap, atOnce, ok = m.snapshot(ctx); !ok {
 			break
+		}
+		if !atOnce {
+			lostAs = nil // nobody else could put anything right either
 		}
 		if snap.Config.Revision != revision {
 			avoid, revision = nil, snap.Config.Revision
@@ -214,17 +275,59 @@ func (m *Manager) acquire(ctx context.Context, snap subnet.Snapshot, held *subne
 	return subnet.Record{}, nil
 }
 
-func (m *Manager) claim(ctx context.Context, snap subnet.Snapshot, c subnet.Choice) (subnet.Record, error) {
-	h := m.holder(snap.Config.Config)
-	if c.Held != nil && !snap.Config.Config.Fits(c.Key) {
-		h = c.Held.Lease.Holder // of the families that the key has, which the config may no longer have
+// grace is how long a node looks again before it believes that its subnet is lost.
+func (m *Manager) grace(lost *SubnetLostError, held subnet.Record) time.Duration {
+	switch {
+	case lost.Err != nil:
+		return m.c.Hold // the config may be that of an old backup, and about to be put right
+	case !m.c.Move && lost.Taken.Created < held.Created && !lost.Taken.Reserved():
+		// The store has gone back to before this node held the subnet. Who held it
+		// then may have been dead for long, and expires; to end would help nobody.
+		return lostGrace + m.c.TTL
 	}
+	return lostGrace
+}
+
+// releaseOthers gives back what else bears one of this node's addresses and could
+// not be dropped with the claim of c, as it shares none with the new lease. What
+// cannot be given back now expires, since nobody keeps it.
+func (m *Manager) releaseOthers(ctx context.Context, records []subnet.Record, c subnet.Choice) {
+	dropped := func(r subnet.Record) bool {
+		return slices.ContainsFunc(c.Drop, func(d subnet.Record) bool { return d.Name == r.Name })
+	}
+	left := slices.DeleteFunc(others(records, c, m.self()), dropped)
+	for _, r := range left[:min(len(left), maxDrop)] {
+		_ = m.c.Store.Release(ctx, r)
+	}
+}
+
+// claimant is this node as the holder of what it chose.
+func (m *Manager) claimant(config subnet.Config, c subnet.Choice) subnet.Holder {
+	if c.Held != nil && !config.Fits(c.Key) {
+		return c.Held.Lease.Holder // of the families that the key has, which the config may no longer have
+	}
+	return m.holder(config)
+}
+
+// droppable returns which of c.Drop go with the claim of c, at most maxDrop. few
+// leaves out those that are not in the way: somebody may be writing them faster than
+// they can be dropped.
+func droppable(c subnet.Choice, h subnet.Holder, few bool) (drop []subnet.Record) {
+	for _, r := range c.Drop {
+		if len(drop) < maxDrop && r.Lease.Holder.Same(h) && (!few || r.Lease.Key.Overlaps(c.Key)) {
+			drop = append(drop, r)
+		}
+	}
+	return drop
+}
+
+func (m *Manager) claim(ctx context.Context, snap subnet.Snapshot, h subnet.Holder, c subnet.Choice) (subnet.Record, error) {
 	claim := subnet.Claim{
 		Lease:          subnet.Lease{Key: c.Key, Holder: h},
 		ConfigRevision: snap.Config.Revision,
 		Config:         snap.Config.Config,
 		Held:           c.Held,
-		Drop:           c.Drop[:min(len(c.Drop), maxDrop)],
+		Drop:           c.Drop,
 		TTL:            m.c.TTL,
 		Node:           m.c.Node,
 	}
@@ -248,6 +351,11 @@ func chosen(k subnet.Key) (ps []netip.Prefix) {
 	return ps
 }
 
+// self is this node by all its addresses.
+func (m *Manager) self() subnet.Holder {
+	return subnet.Holder{PublicIP: m.c.Uplink.IPv4, PublicIPv6: m.c.Uplink.IPv6}
+}
+
 // holder is this node as the holder of a lease in a network.
 func (m *Manager) holder(c subnet.Config) subnet.Holder {
 	h := subnet.Holder{BackendType: subnet.BackendType}
@@ -266,19 +374,31 @@ func (m *Manager) choose(snap subnet.Snapshot, held *subnet.Record, avoid []neti
 		return subnet.Choice{}, snap.Config.Err
 	}
 	c := snap.Config.Config
+	if held != nil && (c.Fits(held.Lease.Key) || !m.c.Move) {
+		return again(c, snap.Records, *held)
+	}
+	choice, err := m.chooseNew(c, snap.Records, avoid)
+	if err != nil && held != nil {
+		if old, againErr := again(c, snap.Records, *held); againErr == nil && old.Held != nil {
+			m.log.Warn("there is no other lease to move to; this node keeps the one it has", "lease", held.Name, "err", err)
+			return old, nil
+		}
+	}
+	return choice, err
+}
+
+// chooseNew decides what to claim for a node that holds nothing it wants to keep.
+func (m *Manager) chooseNew(c subnet.Config, records []subnet.Record, avoid []netip.Prefix) (subnet.Choice, error) {
 	h := m.holder(c)
 	if c.IPv4.IsValid() && !h.PublicIP.IsValid() || c.IPv6.IsValid() && !h.PublicIPv6.IsValid() {
 		return subnet.Choice{}, fmt.Errorf("networks %v need an address of each family, and uplink %s has IPv4 %v and IPv6 %v",
 			c.Networks(), m.c.Uplink.Name, m.c.Uplink.IPv4, m.c.Uplink.IPv6)
 	}
-	if held != nil && (c.Fits(held.Lease.Key) || !m.c.Move) {
-		return again(c, snap.Records, *held)
-	}
-	choice, err := subnet.Select(c, snap.Records, subnet.Request{Holder: h, Previous: m.c.Previous}, avoid...)
+	choice, err := subnet.Select(c, records, subnet.Request{Holder: h, Previous: m.c.Previous}, avoid...)
 	if err != nil {
 		return choice, err
 	}
-	choice.Drop = others(snap.Records, choice, h)
+	choice.Drop = others(records, choice, h)
 	return choice, nil
 }
 
@@ -338,11 +458,23 @@ func (m *Manager) waiting(ctx context.Context, err error) {
 		if m.status.State == StateHeld {
 			return // it only wanted to look how the lease stands
 		}
-		if w := m.status.Waiting; w == nil || w.Error() != err.Error() {
+		before := m.status.Waiting
+		m.status.Waiting = err
+		if before == nil || !sameCause(before, err) {
 			m.log.Info("waiting to join the network", "for", err)
 		}
-		m.status.Waiting = err
 	})
+}
+
+// sameCause reports whether a and b tell a person the same. The errors of a store
+// that is away differ from try to try, in ports and members.
+func sameCause(a, b error) bool {
+	told := func(err error) bool {
+		var lost *SubnetLostError
+		var config *subnet.ConfigError
+		return errors.As(err, &lost) || errors.As(err, &config) || errors.Is(err, subnet.ErrNoConfig)
+	}
+	return !told(a) && !told(b) || a.Error() == b.Error()
 }
 
 // tellLoop has the loop run f, with mu held.

@@ -88,8 +88,10 @@ func ended(err error) string {
 	switch {
 	case err == nil:
 		return "its context ended"
-	case errors.As(err, &lost):
+	case errors.As(err, &lost) && lost.Err == nil:
 		return fmt.Sprintf("move the containers: %s is %s's now", lost.Lost.Key, lost.Taken.Lease.Holder.PublicIP)
+	case errors.As(err, &lost):
+		return fmt.Sprintf("move the containers out of %s: %v", lost.Lost.Key, lost.Err)
 	case errors.As(err, &full):
 		return "widen the network"
 	}

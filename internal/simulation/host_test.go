@@ -29,7 +29,8 @@ type host struct {
 
 	ipv4, ipv6 netip.Addr     // ledger
 	addrs      []netip.Prefix // ledger; of the uplink
-	env        subnet.Key     // ledger; what subnet.env says
+	env        subnet.Key     // ledger; the subnet that subnet.env names
+	envConfig  subnet.Config  // ledger; whose networks it names
 	run        *run           // ledger; nil while no daemon runs
 	runs       []*run         // ledger; all there ever were
 	releasing  bool           // ledger
@@ -230,14 +231,17 @@ func (h *host) start(keepEnv bool) {
 
 // observe does what hostgwd does: it writes subnet.env.
 func (r *run) observe(e hostgw.Event) {
-	lease, ok := e.(*hostgw.LeaseEvent)
-	if !ok {
-		return
-	}
-	l := r.host.c.ledger
+	h, l := r.host, r.host.c.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r.host.env = lease.Lease.Key
+	switch e := e.(type) {
+	case *hostgw.LeaseEvent:
+		h.env, h.envConfig = e.Lease.Key, e.Joined.Config
+	case *hostgw.ConfigEvent:
+		if e.Config.Err == nil && e.Fits {
+			h.envConfig = e.Config.Config
+		}
+	}
 }
 
 // stop ends the daemon. With zombie, its claims under way reach the store all

@@ -172,7 +172,7 @@ func (c *cluster) checkSettled(calm time.Duration) []string {
 			}
 			held = append(held, holding{h, st.Record})
 		} else if l.usable && now.Sub(l.usableSince) >= calm {
-			if !h.run.held || sn.Config.Config.Fits(h.run.record.Lease.Key) || h.move {
+			if !h.awaits(st.Waiting, sn) && (!h.run.held || sn.Config.Config.Fits(h.run.record.Lease.Key) || h.move) {
 				bad.add(1, "%s is %v, waiting for %v", h.name, st.State, st.Waiting)
 			}
 		}
@@ -185,6 +185,20 @@ func (c *cluster) checkSettled(calm time.Duration) []string {
 	}
 	slices.Sort(bad)
 	return bad
+}
+
+// awaits reports whether h has reason to wait for its subnet longer than others do:
+// who has it had it before h, so that the store must have gone back, and expires if
+// it is dead.
+func (h *host) awaits(waiting error, sn subnet.Snapshot) bool {
+	var lost *hostgw.SubnetLostError
+	if h.move || !h.run.held || !errors.As(waiting, &lost) || lost.Err != nil {
+		return false
+	}
+	own := h.run.record
+	return slices.ContainsFunc(sn.Records, func(r subnet.Record) bool {
+		return r.Name == lost.Taken.Name && !r.Reserved() && r.Created < own.Created && subnets(r).Overlaps(own.Lease.Key)
+	})
 }
 
 // checkLease checks that the store agrees with what a node believes to hold.
@@ -200,6 +214,9 @@ func (c *cluster) checkLease(bad *findings, h *host, st hostgw.Status, sn subnet
 	}
 	if st.Joined.Lease.Key != st.Record.Lease.Key || h.env != st.Record.Lease.Key {
 		bad.add(1, "%s holds %s, joined with %v and wrote %v to subnet.env", h.name, st.Record.Name, st.Joined.Lease.Key, h.env)
+	}
+	if c := sn.Config; c.Err == nil && c.Config.Fits(st.Record.Lease.Key) && (h.envConfig != c.Config || st.Joined.Config != c.Config) {
+		bad.add(1, "%s joined %v and wrote %v to subnet.env, and the network is %v", h.name, st.Joined.Config.Networks(), h.envConfig.Networks(), c.Config.Networks())
 	}
 }
 
