@@ -154,7 +154,7 @@ func (d *depot) Claim(ctx context.Context, c subnet.Claim) (subnet.Record, error
 
 func (d *depot) Keep(ctx context.Context, r subnet.Record, node subnet.Node, renewed func(subnet.Renewal)) error {
 	var n subnet.Renewal
-	answered := make(map[string]bool) // rivals that have been shown this node's name
+	answers := make(map[string]int) // how often other processes were shown this one's name
 	for ctx.Err() == nil {
 		d.lock()
 		now, there := d.find(r.Name)
@@ -164,9 +164,11 @@ func (d *depot) Keep(ctx context.Context, r subnet.Record, node subnet.Node, ren
 		}
 		n.TTL = d.keep(r.Name)
 		if user := d.users[r.Name]; user.Instance != node.Instance {
-			n.Rival = &user
-			if !answered[user.Instance] {
-				answered[user.Instance] = true
+			if answers[user.Instance] > 0 {
+				n.Rival = &user // it answers, so it lives
+			}
+			if answers[user.Instance] < 2 {
+				answers[user.Instance]++
 				d.users[r.Name] = node
 				d.wake()
 			}

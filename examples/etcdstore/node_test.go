@@ -83,6 +83,25 @@ func try(ctx context.Context, s *etcd.Store, i int) (subnet.Record, error) {
 	return s.Claim(ctx, c)
 }
 
+// takeFor has the i-th node create the i-th subnet's lease with that TTL.
+func takeFor(t *testing.T, s *etcd.Store, i int, ttl time.Duration) subnet.Record {
+	t.Helper()
+	sn, err := s.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Claim(t.Context(), subnet.Claim{
+		Lease:          subnet.Lease{Key: key(i), Holder: holder(i)},
+		ConfigRevision: sn.Config.Revision,
+		TTL:            ttl,
+		Node:           who(i),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 // named is how a listener shows what take takes.
 func named(i int) string { return fmt.Sprintf("%v=%v", key(i), address(i)) }
 

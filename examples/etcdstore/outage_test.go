@@ -254,19 +254,7 @@ func TestKeepThroughRestart(t *testing.T) {
 	server := etcdtest.Start(t, nil)
 	network(t, server.Operator())
 	store := open(t, server.Endpoint())
-	sn, err := store.Snapshot(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := store.Claim(t.Context(), subnet.Claim{
-		Lease:          subnet.Lease{Key: key(1), Holder: holder(1)},
-		ConfigRevision: sn.Config.Revision,
-		TTL:            3 * time.Second,
-		Node:           who(1),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := takeFor(t, store, 1, 3*time.Second)
 	ended, renewed := kept(t, store, r, 1)
 	for range 3 {
 		server.Stop()

@@ -90,7 +90,9 @@ func TestPassword(t *testing.T) {
 	if _, err := root.UserChangePassword(t.Context(), "node", "second"); err != nil {
 		t.Fatal(err)
 	}
-	soon(t, l.hears(t, true))
+	if took := l.hears(t, true); took > refusedDelay+prompt {
+		t.Errorf("noticed after %v that it is no longer refused", took)
+	}
 	oneOutage(t, l)
 	take(t, store, 2)
 

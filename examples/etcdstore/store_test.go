@@ -3,6 +3,7 @@ package etcdstore
 import (
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -44,6 +45,17 @@ func conform(t *testing.T, endpoint string) {
 			return storetest.Harness{
 				Open: func(t *testing.T) storetest.Store {
 					return etcd.New(dial(t, etcd.ClientConfig{Endpoints: []string{endpoint}}), prefix)
+				},
+				OpenFailing: func(t *testing.T) (storetest.Store, func(bool)) {
+					proxy := etcdtest.StartProxy(t, strings.TrimPrefix(endpoint, "http://"))
+					return etcd.New(dial(t, etcd.ClientConfig{Endpoints: []string{proxy.Endpoint()}}), prefix), func(failing bool) {
+						if !failing {
+							proxy.Thaw()
+							return
+						}
+						proxy.Freeze()
+						proxy.Cut()
+					}
 				},
 				PutConfig: func(t *testing.T, text string) {
 					if text == "" {

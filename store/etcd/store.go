@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,6 +40,10 @@ const (
 	// retryDelay is how long a watch or a keep-alive waits before it tries again
 	// what failed. A store that is back must be noticed well within a second.
 	retryDelay = 250 * time.Millisecond
+
+	// refusedDelay is the same for what etcd refuses this user. It takes an operator
+	// to change that, and each try may be a log-in, which etcd makes costly on purpose.
+	refusedDelay = time.Second
 )
 
 // New returns the network stored under prefix, such as /coreos.com/network; the
@@ -96,6 +101,14 @@ func explain(ctx, parent context.Context, err error) error {
 		return known
 	}
 	return errors.New(unframed(rpctypes.ErrorDesc(err)))
+}
+
+// refused reports whether err is about who asks, and not about the store.
+func refused(err error) bool {
+	return slices.ContainsFunc([]error{
+		rpctypes.ErrPermissionDenied, rpctypes.ErrAuthFailed, rpctypes.ErrInvalidAuthToken, rpctypes.ErrAuthOldRevision,
+		rpctypes.ErrUserEmpty, rpctypes.ErrUserNotFound, rpctypes.ErrRoleNotFound, rpctypes.ErrAuthNotEnabled,
+	}, func(known error) bool { return errors.Is(err, known) })
 }
 
 // unframed returns the innermost of what gRPC wraps a connection's error in:

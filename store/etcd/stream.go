@@ -91,7 +91,7 @@ func (s *Store) follow(parent context.Context, spans []span, p *patience, opened
 				case a.CompactRevision > 0:
 					return errCompacted
 				case a.Canceled:
-					return explain(ctx, parent, fmt.Errorf("etcd ended the watch: %s", a.CancelReason))
+					return fmt.Errorf("etcd ended the watch: %w", fail(errors.New(a.CancelReason)))
 				case a.Created:
 					if created++; created < len(spans) {
 						break
@@ -178,9 +178,13 @@ func latest(events []*mvccpb.Event) []*mvccpb.Event {
 	})
 }
 
-// pause waits before something is tried again.
-func pause(ctx context.Context) {
-	timer := time.NewTimer(retryDelay)
+// pause waits before what failed with err is tried again.
+func pause(ctx context.Context, err error) {
+	delay := retryDelay
+	if refused(err) {
+		delay = refusedDelay
+	}
+	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

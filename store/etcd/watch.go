@@ -27,7 +27,7 @@ func (s *Store) Watch(ctx context.Context, deliver func(subnet.Update)) error {
 			w.down = true
 			deliver(subnet.Update{Err: fmt.Errorf("watching the leases under %s in etcd: %w", s.prefix, err)})
 		}
-		pause(ctx)
+		pause(ctx, err)
 	}
 	return nil
 }

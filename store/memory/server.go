@@ -22,6 +22,7 @@ type Server struct {
 	config   subnet.NetworkConfig
 	entries  []*entry // ordered by name
 	tokens   int64    // the last one given out; never goes back, unlike revisions
+	uses     int64    // likewise, of entry.used
 
 	log       []change // oldest first
 	compacted int64    // the changes up to this revision are no longer in log
@@ -41,6 +42,7 @@ type Server struct {
 type entry struct {
 	record   subnet.Record
 	user     subnet.Node
+	used     int64 // tells when user was written
 	ttl      time.Duration
 	deadline time.Time
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hostgw/hostgw/store/internal/record"
+	"github.com/hostgw/hostgw/store/internal/rival"
 	"github.com/hostgw/hostgw/subnet"
 )
 
@@ -100,7 +101,7 @@ func (s *Server) claim(name string, value []byte, c subnet.Claim) (subnet.Record
 		s.tokens++
 		e.record.Token = s.tokens
 	} else {
-		e.record.Token, e.ttl, e.user = old.record.Token, old.ttl, old.user
+		e.record.Token, e.ttl, e.user, e.used = old.record.Token, old.ttl, old.user, old.used
 		_, before, err := record.Encode(old.record.Lease)
 		rewrite = err != nil || !slices.Equal(before, value)
 	}
@@ -132,7 +133,8 @@ func (s *Server) claim(name string, value []byte, c subnet.Claim) (subnet.Record
 
 // use notes who claims e, and tells those who keep it.
 func (s *Server) use(e *entry, n subnet.Node) {
-	e.user = n
+	s.uses++
+	e.user, e.used = n, s.uses
 	for _, o := range s.ears {
 		if o.name == e.record.Name {
 			o.ring()
@@ -170,8 +172,8 @@ func (s *Server) release(r subnet.Record) {
 }
 
 // Keep keeps a lease alive as hostgw.SubnetStore says: at a third of its time to
-// live, and at once after an outage. A rival, once seen, is reported for as long
-// as Keep runs.
+// live, and at once after an outage. A rival is one that has answered, and has gone
+// when it no longer does, as it is asked once a minute.
 func (s *Store) Keep(ctx context.Context, r subnet.Record, node subnet.Node, renewed func(subnet.Renewal)) error {
 	if renewed == nil {
 		renewed = func(subnet.Renewal) {}
@@ -181,66 +183,69 @@ func (s *Store) Keep(ctx context.Context, r subnet.Record, node subnet.Node, ren
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 
-	var rival *subnet.Node
-	answered := map[string]bool{} // instances that have been shown our name
-	due := true
+	lookout := rival.Lookout{Self: node}
+	var told subnet.Renewal // as last confirmed, and the error since
+	var confirmed time.Time
 	for {
 		var ttl time.Duration
-		var user subnet.Node
 		err := s.call(ctx, func() (wrote bool, err error) {
-			ttl, user, err = s.server.renew(r, node, answered)
+			ttl, err = s.server.renew(r, &lookout)
 			return false, err
 		})
+		now := time.Now()
+		var again <-chan time.Time // nothing else than a change of the faults, or of the lease
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err == subnet.ErrLeaseLost:
 			return fmt.Errorf("keeping %s: %w", r.Name, err)
-		case err == nil:
-			if foreign := node.Instance != "" && user.Instance != "" && user.Instance != node.Instance; foreign {
-				due = due || rival == nil || *rival != user
-				rival = &user
-			}
-			if due {
-				var shown *subnet.Node
-				if rival != nil {
-					shown = new(*rival)
-				}
-				renewed(subnet.Renewal{TTL: ttl, Rival: shown})
-				due = false
-				timer.Reset(max(ttl/3, time.Millisecond))
+		case err != nil:
+			lookout.Missed()
+			if told.Err == nil {
+				told.Err = fmt.Errorf("keeping %s: %w", r.Name, err)
+				renewed(subnet.Renewal{TTL: max(told.TTL-now.Sub(confirmed), 0), Rival: lookout.Rival(), Err: told.Err})
 			}
 		default:
-			due = true // as soon as the server can be reached again
-		}
-		again := timer.C
-		if err == nil && r.Reserved() {
-			again = nil
+			l := subnet.Renewal{TTL: ttl, Rival: lookout.Rival()}
+			due := confirmed.IsZero() || ttl > 0 && now.Sub(confirmed) >= ttl/3
+			if due || told.Err != nil || !sameRival(l.Rival, told.Rival) {
+				told, confirmed = l, now
+				renewed(l)
+			}
+			next := lookout.Due()
+			if renewal := confirmed.Add(max(ttl/3, time.Millisecond)); !r.Reserved() && (next.IsZero() || renewal.Before(next)) {
+				next = renewal
+			}
+			if !next.IsZero() {
+				timer.Reset(time.Until(next))
+				again = timer.C
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ear.wake:
 		case <-again:
-			due = true
 		}
 	}
 }
 
-// renew gives r its whole time to live again and tells who claimed it last. It
-// answers another process's claim with node's name, once.
-func (s *Server) renew(r subnet.Record, node subnet.Node, answered map[string]bool) (time.Duration, subnet.Node, error) {
+func sameRival(a, b *subnet.Node) bool { return a == b || a != nil && b != nil && *a == *b }
+
+// renew gives r its whole time to live again. It has the lookout hear who claimed it
+// last, and speak.
+func (s *Server) renew(r subnet.Record, l *rival.Lookout) (time.Duration, error) {
 	s.lock()
 	defer s.mu.Unlock()
 	e := s.entry(r.Name)
 	if e == nil || e.record.Err != nil || e.record.Token != r.Token || !e.record.Lease.Holder.Same(r.Lease.Holder) {
-		return 0, subnet.Node{}, subnet.ErrLeaseLost
+		return 0, subnet.ErrLeaseLost
 	}
 	s.keep(e)
-	user := e.user
-	if node.Instance != "" && user.Instance != node.Instance && !answered[user.Instance] {
-		answered[user.Instance] = true
-		s.use(e, node)
+	nobody := e.user == subnet.Node{} && l.Self.Instance != "" // an operator wrote it
+	if now := time.Now(); l.Hear(e.user, e.used, now) || nobody {
+		s.use(e, l.Self)
+		l.Spoke(now)
 	}
-	return e.ttl, user, nil
+	return e.ttl, nil
 }

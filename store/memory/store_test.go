@@ -1,6 +1,7 @@
 package memory_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -13,6 +14,16 @@ func TestConformance(t *testing.T) {
 		s := memory.NewServer()
 		return storetest.Harness{
 			Open: func(*testing.T) storetest.Store { return s.Client() },
+			OpenFailing: func(*testing.T) (storetest.Store, func(bool)) {
+				c := s.Client()
+				return c, func(failing bool) {
+					var f memory.Faults
+					if failing {
+						f.Err = errors.New("away")
+					}
+					c.SetFaults(f)
+				}
+			},
 			PutConfig: func(_ *testing.T, text string) {
 				if text == "" {
 					s.DeleteConfig()

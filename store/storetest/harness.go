@@ -27,6 +27,11 @@ type Harness struct {
 	// Open returns a client of the network, as one node has one.
 	Open func(t *testing.T) Store
 
+	// OpenFailing is Open with a switch: from fail(true) to fail(false) the store
+	// cannot be reached by this client, or refuses all that it asks. fail may return
+	// before the client notices. Nil if the store cannot fail.
+	OpenFailing func(t *testing.T) (s Store, fail func(bool))
+
 	// PutConfig stores the text of the network config; an empty text deletes it.
 	PutConfig func(t *testing.T, text string)
 
@@ -75,7 +80,11 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		"keep/overwritten":                testKeepOverwritten,
 		"keep/gone before":                testKeepGone,
 		"keep/reservation":                testKeepReservation,
+		"keep/failing":                    testKeepFailing,
+		"keep/failing reservation":        testKeepFailingReservation,
 		"keep/rival":                      testKeepRival,
+		"keep/rival among three":          testKeepRivals,
+		"keep/silence is no rival":        testKeepSilence,
 		"keep/restart is no rival":        testKeepRestart,
 		"release/deletes":                 testRelease,
 		"release/leaves another's":        testReleaseOther,

@@ -147,6 +147,74 @@ func testKeepReservation(t *testing.T, b *bench) {
 	k.lost(t)
 }
 
+// testKeepFailing has the store fail while it keeps a lease: that is told once, and
+// once that it is over.
+func testKeepFailing(t *testing.T, b *bench) {
+	if b.h.OpenFailing == nil {
+		return
+	}
+	n := b.network(t).node(t, 1, "a")
+	k, fail := b.keepFailing(t, n, n.take(t, 7))
+	if l := k.renewed(t); l.Err != nil || l.TTL <= 0 {
+		t.Errorf("the first renewal is %+v", l)
+	}
+	b.failing(t, k, fail)
+	if l := k.told(t, true); l.TTL <= 0 {
+		t.Errorf("after that the lease is confirmed with %+v", l)
+	}
+	k.stop(t)
+}
+
+func testKeepFailingReservation(t *testing.T, b *bench) {
+	if b.h.OpenFailing == nil {
+		return
+	}
+	n := b.network(t).node(t, 1, "a")
+	b.h.PutLease(t, "10.9.7.0-24", `{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"host-gw"}`)
+	k, fail := b.keepFailing(t, n, n.take(t, 7))
+	k.renewed(t)
+	b.failing(t, k, fail)
+	if l := k.told(t, true); l.TTL != 0 {
+		t.Errorf("after that the reservation is confirmed with %+v", l)
+	}
+	fail(true)
+	k.told(t, false)
+	k.stop(t)
+}
+
+// keepFailing keeps r for n through a client that can fail.
+func (b *bench) keepFailing(t *testing.T, n *node, r subnet.Record) (*keeper, func(bool)) {
+	t.Helper()
+	s, fail := b.h.OpenFailing(t)
+	n.Store = s
+	return n.keep(t, r), fail
+}
+
+// failing has the store fail for a while, which must be told once.
+func (b *bench) failing(t *testing.T, k *keeper, fail func(bool)) {
+	t.Helper()
+	fail(true)
+	k.told(t, false)
+	select {
+	case l := <-k.renewals:
+		t.Errorf("while the store fails it is told again: %+v", l)
+	case err := <-k.done:
+		t.Fatalf("Keep returned %v", err)
+	case <-time.After(b.h.MinTTL / 2):
+	}
+	fail(false)
+}
+
+// told waits until a renewal has an error, or has none.
+func (k *keeper) told(t *testing.T, well bool) subnet.Renewal {
+	t.Helper()
+	for {
+		if l := k.renewed(t); (l.Err == nil) == well {
+			return l
+		}
+	}
+}
+
 func testKeepRival(t *testing.T, b *bench) {
 	one, two := b.network(t).node(t, 1, "a"), b.node(t, 1, "b")
 	two.node.Name = "copy"
@@ -161,6 +229,43 @@ func testKeepRival(t *testing.T, b *bench) {
 	}
 	first.stop(t)
 	second.stop(t)
+}
+
+// testKeepRivals has three processes keep one lease. Each must come to know of
+// another one, and then they fall silent.
+func testKeepRivals(t *testing.T, b *bench) {
+	b.network(t)
+	var nodes []*node
+	var keepers []*keeper
+	for _, instance := range []string{"a", "b", "c"} {
+		n := b.node(t, 1, instance)
+		nodes, keepers = append(nodes, n), append(keepers, n.keep(t, n.take(t, 7)))
+		keepers[len(keepers)-1].renewed(t)
+	}
+	for i, k := range keepers {
+		if got := k.rival(t); got == nodes[i].node {
+			t.Errorf("%+v is told that it is its own rival", got)
+		}
+	}
+	for _, k := range keepers {
+		k.stop(t)
+	}
+}
+
+// testKeepSilence has a process claim the lease and end at once: it is no rival.
+func testKeepSilence(t *testing.T, b *bench) {
+	n := b.network(t).node(t, 1, "a")
+	c := n.claim(t, 7)
+	c.TTL = b.h.MinTTL
+	k := n.keep(t, n.must(t, c))
+	k.renewed(t)
+	b.node(t, 1, "b").take(t, 7)
+	for range 4 {
+		if l := k.renewed(t); l.Rival != nil {
+			t.Errorf("a process that does not answer is reported as the rival %+v", *l.Rival)
+		}
+	}
+	k.stop(t)
 }
 
 func testKeepRestart(t *testing.T, b *bench) {
