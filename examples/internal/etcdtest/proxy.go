@@ -4,6 +4,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Proxy stands between clients and a server, to part them.
@@ -11,11 +12,13 @@ type Proxy struct {
 	listener net.Listener
 	target   string
 
-	mu     sync.Mutex
-	gate   chan struct{} // closed while bytes flow
-	conns  map[net.Conn]bool
-	closed bool
-	work   sync.WaitGroup
+	mu      sync.Mutex
+	frozen  bool
+	delay   time.Duration
+	changed chan struct{} // closed and replaced when one of the two changes
+	conns   map[net.Conn]bool
+	closed  bool
+	work    sync.WaitGroup
 }
 
 // StartProxy listens on the loopback and forwards to target until the test ends.
@@ -25,15 +28,14 @@ func StartProxy(t testing.TB, target string) *Proxy {
 	if err != nil {
 		t.Fatalf("etcdtest: %v", err)
 	}
-	p := &Proxy{listener: l, target: target, gate: make(chan struct{}), conns: map[net.Conn]bool{}}
-	close(p.gate)
+	p := &Proxy{listener: l, target: target, changed: make(chan struct{}), conns: map[net.Conn]bool{}}
 	p.work.Go(p.accept)
 	t.Cleanup(func() {
 		l.Close()
 		p.mu.Lock()
 		p.closed = true
 		p.mu.Unlock()
-		p.Thaw()
+		p.change(func() { p.frozen, p.delay = false, 0 })
 		p.Cut()
 		p.work.Wait()
 	})
@@ -45,21 +47,21 @@ func (p *Proxy) Endpoint() string { return "http://" + p.listener.Addr().String(
 
 // Freeze lets nothing through any more, in either direction. Connections stay,
 // and new ones are accepted, as by a server that hangs.
-func (p *Proxy) Freeze() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.gate = make(chan struct{})
-}
+func (p *Proxy) Freeze() { p.change(func() { p.frozen = true }) }
 
 // Thaw lets through what waited, and all that comes.
-func (p *Proxy) Thaw() {
+func (p *Proxy) Thaw() { p.change(func() { p.frozen = false }) }
+
+// Delay has everything take d longer from now on, in each direction. What is on
+// its way takes as long as what comes.
+func (p *Proxy) Delay(d time.Duration) { p.change(func() { p.delay = d }) }
+
+func (p *Proxy) change(f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	select {
-	case <-p.gate:
-	default:
-		close(p.gate)
-	}
+	f()
+	close(p.changed)
+	p.changed = make(chan struct{})
 }
 
 // Cut breaks all connections.
@@ -87,7 +89,7 @@ func (p *Proxy) serve(c net.Conn) {
 		return
 	}
 	defer p.track(c, false)
-	p.wait()
+	p.wait(time.Now())
 	s, err := net.Dial("tcp", p.target)
 	if err != nil {
 		return
@@ -116,22 +118,65 @@ func (p *Proxy) track(c net.Conn, open bool) bool {
 	return !p.closed
 }
 
-func (p *Proxy) wait() {
-	p.mu.Lock()
-	gate := p.gate
-	p.mu.Unlock()
-	<-gate
+// wait waits until what came at a moment may go on.
+func (p *Proxy) wait(came time.Time) {
+	for {
+		p.mu.Lock()
+		frozen, due, changed := p.frozen, came.Add(p.delay), p.changed
+		p.mu.Unlock()
+		var over <-chan time.Time
+		if !frozen {
+			left := time.Until(due)
+			if left <= 0 {
+				return
+			}
+			over = time.After(left)
+		}
+		select {
+		case <-over:
+		case <-changed:
+		}
+	}
 }
+
+// arrival is what was read at once.
+type arrival struct {
+	at    time.Time
+	bytes []byte
+}
+
+// underWay is how many arrivals may wait, each of up to 32 KiB. Whoever sends more
+// has to wait as well.
+const underWay = 64
 
 // copy copies until either end is closed, and then closes both.
 func (p *Proxy) copy(to, from net.Conn) {
 	defer to.Close()
+	arrivals, done := make(chan arrival, underWay), make(chan struct{})
+	var reader sync.WaitGroup
+	defer reader.Wait()
 	defer from.Close()
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buf)
-		p.wait()
-		if _, werr := to.Write(buf[:n]); werr != nil || err != nil {
+	defer close(done)
+	reader.Go(func() {
+		defer close(arrivals)
+		for {
+			buf := make([]byte, 32<<10)
+			n, err := from.Read(buf)
+			if n > 0 {
+				select {
+				case arrivals <- arrival{time.Now(), buf[:n]}:
+				case <-done:
+					return
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	for a := range arrivals {
+		p.wait(a.at)
+		if _, err := to.Write(a.bytes); err != nil {
 			return
 		}
 	}

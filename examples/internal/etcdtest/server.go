@@ -23,17 +23,21 @@ import (
 // patience is how long a server may take for anything.
 const patience = 30 * time.Second
 
-// Server is a cluster of one member, in this process. Its methods fail the test
-// if they do not succeed; they must not be called concurrently.
+// Server is an etcd of one member, or a member of a Cluster, in this process. Its
+// methods fail the test if they do not succeed; they must not be called
+// concurrently.
 type Server struct {
 	t        testing.TB
+	name     string
+	cluster  string // as etcd's --initial-cluster has it
 	dir      string
 	client   url.URL
 	peer     url.URL
 	tls      transport.TLSInfo
 	change   func(*embed.Config)
 	etcd     *embed.Etcd
-	grpc     *grpc.Server // what serves clients
+	serving  chan *grpc.Server // gets what serves clients, once the server is ready
+	grpc     *grpc.Server      // the same; nil before
 	operator *clientv3.Client
 }
 
@@ -41,8 +45,17 @@ type Server struct {
 // may be nil, is called with the configuration at each start.
 func Start(t testing.TB, change func(*embed.Config)) *Server {
 	t.Helper()
+	s := newServer(t, embed.DefaultName, change)
+	s.cluster = s.member()
+	s.Start()
+	return s
+}
+
+func newServer(t testing.TB, name string, change func(*embed.Config)) *Server {
+	t.Helper()
 	s := &Server{
 		t:      t,
+		name:   name,
 		dir:    filepath.Join(t.TempDir(), "etcd"),
 		client: url.URL{Scheme: "http", Host: freeAddress(t)},
 		peer:   url.URL{Scheme: "http", Host: freeAddress(t)},
@@ -53,9 +66,11 @@ func Start(t testing.TB, change func(*embed.Config)) *Server {
 			s.Stop()
 		}
 	})
-	s.Start()
 	return s
 }
+
+// member is the server as a part of --initial-cluster.
+func (s *Server) member() string { return s.name + "=" + s.peer.String() }
 
 // freeAddress returns an address that nobody listens at. It is one of the whole
 // loopback network's, drawn at random, so that neither another test nor the
@@ -77,17 +92,23 @@ func freeAddress(t testing.TB) string {
 // Start starts the server again, with the data it had.
 func (s *Server) Start() {
 	s.t.Helper()
+	s.launch()
+	s.await()
+}
+
+// launch starts the server and does not wait for it.
+func (s *Server) launch() {
+	s.t.Helper()
 	c := embed.NewConfig()
-	c.Dir = s.dir
+	c.Name, c.Dir, c.InitialCluster = s.name, s.dir, s.cluster
 	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{s.client}, []url.URL{s.client}
 	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{s.peer}, []url.URL{s.peer}
-	c.InitialCluster = c.InitialClusterFromName(c.Name)
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	c.ClientTLSInfo = s.tls
 	c.UnsafeNoFsync = true // it need not survive this machine
 	c.TickMs, c.ElectionMs = 20, 200
-	serving := make(chan *grpc.Server, 1)
-	c.ServiceRegister = func(g *grpc.Server) { serving <- g }
+	s.serving, s.grpc = make(chan *grpc.Server, 1), nil
+	c.ServiceRegister = func(g *grpc.Server) { s.serving <- g }
 	if s.change != nil {
 		s.change(c)
 	}
@@ -95,8 +116,13 @@ func (s *Server) Start() {
 	if s.etcd, err = embed.StartEtcd(c); err != nil {
 		s.t.Fatalf("etcdtest: starting etcd: %v", err)
 	}
+}
+
+// await waits until the server is ready.
+func (s *Server) await() {
+	s.t.Helper()
 	select {
-	case s.grpc = <-serving: // once the server is ready
+	case s.grpc = <-s.serving:
 	case err := <-s.etcd.Err():
 		s.t.Fatalf("etcdtest: etcd ended: %v", err)
 	case <-time.After(patience):
@@ -112,7 +138,9 @@ func (s *Server) Stop() {
 		s.operator.Close()
 		s.operator = nil
 	}
-	s.grpc.Stop()
+	if s.grpc != nil {
+		s.grpc.Stop()
+	}
 	s.etcd.Close()
 	s.etcd = nil
 }
