@@ -38,6 +38,8 @@ func key(i int) subnet.Key {
 	return subnet.Key{IPv4: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)}
 }
 
+func leaseKey(i int) string { return prefix + "/subnets/" + key(i).String() }
+
 func holder(i int) subnet.Holder {
 	return subnet.Holder{PublicIP: address(i), BackendType: subnet.BackendType}
 }
