@@ -120,6 +120,27 @@ func TestLeaseRestoredAsItWas(t *testing.T) {
 			b.wantRoutes(a)
 		})
 	})
+	t.Run("other address", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			server := memory.NewServer()
+			server.SetConfig(testNetwork(t, dualNetwork))
+			a, b := startNode(t, server, 1, dual("fd00::1")), startNode(t, server, 2, dual("fd00::2"))
+			a.lease()
+			b.lease()
+			synctest.Wait()
+			backup := server.Backup()
+			a.end()
+			again := startNode(t, server, 1, dual("fd00::11"))
+			k := again.lease().Key
+			time.Sleep(time.Second)
+			server.Restore(backup)
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			if got := b.routes.wanted()[k.IPv6.String()]; got != "fd00::11" {
+				t.Errorf("%v is routed via %s", k.IPv6, got)
+			}
+		})
+	})
 }
 
 // Two hosts that share one of two addresses do not race each other for ever.
