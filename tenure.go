@@ -88,7 +88,10 @@ func (m *Manager) tenure(ctx context.Context) error {
 			r = now
 			m.tellLoop(ctx, func() { m.status.Record = now })
 		}
-		m.tellLoop(ctx, func() { m.lose(r.Name) })
+		m.tellLoop(ctx, func() {
+			m.lose(r.Name)
+			m.takeHearing(&m.unkept, nil, time.Now()) // the store has just been read
+		})
 	}
 }
 
