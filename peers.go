@@ -31,24 +31,12 @@ type peerTable struct {
 
 	missing map[string]struct{} // names of the peers whose missing is set
 
-	// contenders are the sound leases by subnet: those that take part when
-	// subnets overlap. lengths counts how many there are of each prefix length,
-	// so that looking for overlaps is one lookup for each length in use.
-	contenders map[netip.Prefix][]claimant
-	lengths    map[prefixLen]int
-
-	contested map[*peer]struct{} // to be judged with the next update: who has gone missing, and whom that may let win
+	contenders contenders
+	contested  map[*peer]struct{} // to be judged with the next update: who has gone missing, and whom that may let win
 
 	wanted map[netip.Prefix]wantedRoute
 	dirty  map[netip.Prefix]struct{} // subnets whose wanted route may have changed
 }
-
-type prefixLen struct {
-	is4  bool
-	bits int
-}
-
-func lengthOf(p netip.Prefix) prefixLen { return prefixLen{p.Addr().Is4(), p.Bits()} }
 
 // claimant is one family of a peer's lease.
 type claimant struct {
@@ -70,13 +58,11 @@ type peer struct {
 
 func newPeerTable() *peerTable {
 	return &peerTable{
-		peers:      map[string]*peer{},
-		contenders: map[netip.Prefix][]claimant{},
-		lengths:    map[prefixLen]int{},
-		contested:  map[*peer]struct{}{},
-		wanted:     map[netip.Prefix]wantedRoute{},
-		missing:    map[string]struct{}{},
-		dirty:      map[netip.Prefix]struct{}{},
+		peers:     map[string]*peer{},
+		contested: map[*peer]struct{}{},
+		wanted:    map[netip.Prefix]wantedRoute{},
+		missing:   map[string]struct{}{},
+		dirty:     map[netip.Prefix]struct{}{},
 	}
 }
 
@@ -135,6 +121,7 @@ func (t *peerTable) update(put []subnet.Record, deleted []string, now time.Time)
 			delete(touched, p)
 		}
 	}
+	t.contenders.forget()
 	return slices.SortedFunc(maps.Keys(touched), byName)
 }
 
@@ -152,13 +139,11 @@ func sameRecord(a, b subnet.Record) bool {
 // that got another verdict, ordered by name, and those that are none any more
 // because they turned out to be this node's own.
 func (t *peerTable) rejudge(now time.Time) (touched []*peer, gone []Peer) {
-	t.contenders = make(map[netip.Prefix][]claimant, len(t.peers))
-	clear(t.lengths)
+	t.contenders = contenders{}
 	if left := t.own; left.Name != "" && !t.isOwn(left) {
 		t.peers[left.Name] = &peer{record: left} // a reservation stays when its node moves
 		t.own = subnet.Record{}
 	}
-	all := map[*peer]struct{}{}
 	for name, p := range t.peers {
 		if t.isOwn(p.record) {
 			t.own = p.record
@@ -166,7 +151,9 @@ func (t *peerTable) rejudge(now time.Time) (touched []*peer, gone []Peer) {
 			t.drop(name)
 			continue
 		}
-		t.enter(p, all)
+		for i, r := range t.sound(p.record) {
+			t.contenders.add(r.Subnet, claimant{p, i}, func(*peer) {})
+		}
 	}
 	for _, p := range t.peers {
 		before := p.routes
@@ -176,6 +163,7 @@ func (t *peerTable) rejudge(now time.Time) (touched []*peer, gone []Peer) {
 			touched = append(touched, p)
 		}
 	}
+	t.contenders.forget()
 	for s := range t.wanted {
 		t.dirty[s] = struct{}{}
 	}
@@ -192,29 +180,16 @@ func (t *peerTable) drop(name string) {
 // enter adds a peer's sound families to the contenders and touches those they meet.
 func (t *peerTable) enter(p *peer, touched map[*peer]struct{}) {
 	for i, r := range t.sound(p.record) {
-		t.contenders[r.Subnet] = append(t.contenders[r.Subnet], claimant{p, i})
-		t.lengths[lengthOf(r.Subnet)]++
-		t.touchOverlapping(r.Subnet, p, touched)
+		t.contenders.add(r.Subnet, claimant{p, i}, touch(touched))
 	}
 }
 
 // withdraw takes a peer out of the contenders, and touches those it was in the
 // way of.
 func (t *peerTable) withdraw(p *peer, touched map[*peer]struct{}) {
-	for _, r := range t.sound(p.record) {
-		left := slices.DeleteFunc(t.contenders[r.Subnet], func(c claimant) bool { return c.peer == p })
-		if len(left) == 0 {
-			delete(t.contenders, r.Subnet)
-		} else {
-			t.contenders[r.Subnet] = left
-		}
-		if l := lengthOf(r.Subnet); t.lengths[l] > 1 {
-			t.lengths[l]--
-		} else {
-			delete(t.lengths, l)
-		}
+	for i, r := range t.sound(p.record) {
+		t.contenders.remove(r.Subnet, claimant{p, i}, touch(touched))
 		t.dirty[r.Subnet] = struct{}{}
-		t.touchOverlapping(r.Subnet, p, touched)
 	}
 	delete(touched, p)
 }
@@ -236,43 +211,8 @@ func (t *peerTable) sound(r subnet.Record) func(yield func(int, netlinkx.Route) 
 	}
 }
 
-func (t *peerTable) touchOverlapping(p netip.Prefix, but *peer, touched map[*peer]struct{}) {
-	for c := range t.overlapping(p) {
-		if c.peer != but {
-			touched[c.peer] = struct{}{}
-		}
-	}
-}
-
-// overlapping yields the contenders that have an address of p.
-func (t *peerTable) overlapping(p netip.Prefix) func(yield func(claimant) bool) {
-	return func(yield func(claimant) bool) {
-		for l := range t.lengths {
-			switch {
-			case l.is4 != p.Addr().Is4():
-			case l.bits <= p.Bits():
-				wider, _ := p.Addr().Prefix(l.bits)
-				for _, c := range t.contenders[wider] {
-					if !yield(c) {
-						return
-					}
-				}
-			default:
-				// Subnets cut finer than this one: only in a network whose config
-				// changed, or where somebody wrote leases by hand.
-				for narrower, cs := range t.contenders {
-					if lengthOf(narrower) != l || !p.Contains(narrower.Addr()) {
-						continue
-					}
-					for _, c := range cs {
-						if !yield(c) {
-							return
-						}
-					}
-				}
-			}
-		}
-	}
+func touch(touched map[*peer]struct{}) func(*peer) {
+	return func(p *peer) { touched[p] = struct{}{} }
 }
 
 // anyIn reports whether a sound lease has a subnet in network for which in is true.
@@ -332,11 +272,9 @@ func (t *peerTable) judge(p *peer, now time.Time) {
 // winner returns a peer whose claim to addresses of p's subnet goes before p's;
 // nil if there is none.
 func (t *peerTable) winner(p *peer, s netip.Prefix) *peer {
-	var first *peer
-	for c := range t.overlapping(s) {
-		if c.peer != p && c.peer.before(p) && (first == nil || c.peer.before(first)) {
-			first = c.peer
-		}
+	first := t.contenders.first(s)
+	if first == nil || !first.before(p) {
+		return nil
 	}
 	return first
 }
@@ -367,7 +305,7 @@ func (t *peerTable) delta() (put []netlinkx.Route, remove []netip.Prefix) {
 
 // want returns the route to s that the verdicts ask for.
 func (t *peerTable) want(s netip.Prefix) (wantedRoute, bool) {
-	for _, c := range t.contenders[s] {
+	for c := range t.contenders.claimants(s) {
 		if c.family < len(c.peer.routes) && c.peer.routes[c.family].Reason == ReasonNone {
 			r := c.peer.routes[c.family]
 			return wantedRoute{route: netlinkx.Route{Subnet: r.Subnet, Gateway: r.Gateway}, owner: c}, true
@@ -431,7 +369,7 @@ func (t *peerTable) hold(p *peer, now time.Time) bool {
 		t.missing[p.record.Name] = struct{}{}
 		t.contested[p] = struct{}{}
 		for _, r := range t.sound(p.record) {
-			t.touchOverlapping(r.Subnet, p, t.contested)
+			t.contenders.overlapping(r.Subnet, touch(t.contested))
 		}
 	}
 	return true
