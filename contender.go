@@ -189,6 +189,23 @@ func add(set *map[*contended]struct{}, n *contended) bool {
 	return true
 }
 
+// anyIn reports whether f is true of one of those who claim p or a part of it.
+func (cs *contenders) anyIn(p netip.Prefix, f func(claimant) bool) bool {
+	return cs.find(p, func(*contended) {}).any(f)
+}
+
+func (n *contended) any(f func(claimant) bool) bool {
+	if n == nil {
+		return false
+	}
+	for c := range n.claimants {
+		if f(c) {
+			return true
+		}
+	}
+	return n.child[0].any(f) || n.child[1].any(f)
+}
+
 // first returns the peer whose claim to addresses of p goes before all others;
 // nil if there is none. From the first call until forget, nothing may be added or
 // removed, and no claim's rank may change.
