@@ -229,7 +229,7 @@ func (m *Manager) Release(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("releasing this node's lease: %w", err)
 	}
-	own := others(snap.Records, subnet.Choice{}, m.self())
+	own := subnet.Leftovers(snap.Records, m.self(), subnet.Key{})
 	for _, r := range own {
 		if err := m.c.Store.Release(ctx, r); err != nil {
 			return fmt.Errorf("releasing lease %s: %w", r.Name, err)

@@ -298,7 +298,7 @@ func (m *Manager) releaseOthers(ctx context.Context, records []subnet.Record, c 
 	dropped := func(r subnet.Record) bool {
 		return slices.ContainsFunc(c.Drop, func(d subnet.Record) bool { return d.Name == r.Name })
 	}
-	left := slices.DeleteFunc(others(records, c, m.self()), dropped)
+	left := slices.DeleteFunc(subnet.Leftovers(records, m.self(), c.Key), dropped)
 	for _, r := range left[:min(len(left), maxDrop)] {
 		_ = m.c.Store.Release(ctx, r)
 	}
@@ -397,12 +397,7 @@ func (m *Manager) chooseNew(c subnet.Config, records []subnet.Record, avoid []ne
 		return subnet.Choice{}, fmt.Errorf("networks %v need an address of each family, and uplink %s has IPv4 %v and IPv6 %v",
 			c.Networks(), m.c.Uplink.Name, m.c.Uplink.IPv4, m.c.Uplink.IPv6)
 	}
-	choice, err := subnet.Select(c, records, subnet.Request{Holder: h, Previous: m.c.Previous}, avoid...)
-	if err != nil {
-		return choice, err
-	}
-	choice.Drop = others(records, choice, h)
-	return choice, nil
+	return subnet.Select(c, records, subnet.Request{Holder: h, Previous: m.c.Previous}, avoid...)
 }
 
 // again decides how to get back the very subnet that this node held. If its
@@ -427,32 +422,8 @@ func again(c subnet.Config, records []subnet.Record, held subnet.Record) (subnet
 	case !c.Fits(held.Lease.Key):
 		return subnet.Choice{}, fmt.Errorf("%s: %w", held.Name, errNotFit)
 	}
-	choice.Drop = others(records, choice, held.Lease.Holder)
+	choice.Drop = subnet.Leftovers(records, held.Lease.Holder, choice.Key)
 	return choice, nil
-}
-
-// others returns this node's records besides the chosen one. A node holds one
-// lease; what else bears its address is left from an earlier config or from a
-// backup, and goes in the same step, but for reservations, which are the
-// operator's.
-func others(records []subnet.Record, c subnet.Choice, h subnet.Holder) []subnet.Record {
-	var rs []subnet.Record
-	for _, r := range records {
-		if r.Err == nil && !r.Reserved() && r.Lease.Key != c.Key && r.Lease.Holder.Same(h) {
-			rs = append(rs, r)
-		}
-	}
-	// Those that are in the chosen one's way come first.
-	slices.SortStableFunc(rs, func(a, b subnet.Record) int {
-		inWay := func(r subnet.Record) int {
-			if r.Lease.Key.Overlaps(c.Key) {
-				return 0
-			}
-			return 1
-		}
-		return inWay(a) - inWay(b)
-	})
-	return rs
 }
 
 // waiting tells what this node waits for; the log says it once.

@@ -17,7 +17,7 @@ type Request struct {
 type Choice struct {
 	Key  Key
 	Held *Record  // the record under Key that is this node's already; nil if the key is to be created
-	Drop []Record // this node's expiring records that do not fit the config and go in the same step
+	Drop []Record // the node's other records, which go in the same step: its Leftovers
 }
 
 // FullError says that a family has no free subnet. It wraps [ErrNoFreeSubnet].
@@ -65,8 +65,8 @@ func Select(c Config, records []Record, r Request, avoid ...netip.Prefix) (Choic
 	if err := c.someFamily(); err != nil {
 		return Choice{}, err
 	}
-	var choice Choice
 	var held *Record
+	var unfit []Record
 	taken := make([]*Record, 0, len(records))
 	for i := range records {
 		rec := &records[i]
@@ -78,16 +78,14 @@ func Select(c Config, records []Record, r Request, avoid ...netip.Prefix) (Choic
 				held = rec
 			}
 		case mine && !rec.Reserved():
-			choice.Drop = append(choice.Drop, *rec)
+			unfit = append(unfit, *rec)
 		default:
 			taken = append(taken, rec)
 		}
 	}
-	slices.SortFunc(choice.Drop, preferred)
 	if held != nil {
-		own := *held
-		choice.Key, choice.Held = own.Lease.Key, &own
-		return choice, nil
+		k := held.Lease.Key
+		return Choice{Key: k, Held: new(*held), Drop: Leftovers(records, r.Holder, k)}, nil
 	}
 
 	v4, v6 := newPool(c.IPv4, len(taken)), newPool(c.IPv6, len(taken))
@@ -100,7 +98,8 @@ func Select(c Config, records []Record, r Request, avoid ...netip.Prefix) (Choic
 		v4.avoid = v4.occupy(v4.avoid, p)
 		v6.avoid = v6.occupy(v6.avoid, p)
 	}
-	for _, rec := range choice.Drop {
+	slices.SortFunc(unfit, preferred)
+	for _, rec := range unfit {
 		v4.wish(rec.Lease.Key.IPv4)
 		v6.wish(rec.Lease.Key.IPv6)
 	}
@@ -119,8 +118,28 @@ func Select(c Config, records []Record, r Request, avoid ...netip.Prefix) (Choic
 		}
 		p.chosen = p.r.Subnet(i)
 	}
-	choice.Key = Key{IPv4: v4.chosen, IPv6: v6.chosen}
-	return choice, nil
+	k := Key{IPv4: v4.chosen, IPv6: v6.chosen}
+	return Choice{Key: k, Drop: Leftovers(records, r.Holder, k)}, nil
+}
+
+// Leftovers returns the records of h besides that of k, those first that overlap k,
+// and of these the oldest. A node holds one lease; what else bears its address is left
+// from an earlier config or a backup. Reservations are the operator's, and none.
+func Leftovers(records []Record, h Holder, k Key) []Record {
+	var rs []Record
+	for _, r := range records {
+		if r.Err == nil && !r.Reserved() && r.Lease.Key != k && r.Lease.Holder.Same(h) {
+			rs = append(rs, r)
+		}
+	}
+	inWay := func(r Record) int {
+		if r.Lease.Key.Overlaps(k) {
+			return 0
+		}
+		return 1
+	}
+	slices.SortFunc(rs, func(a, b Record) int { return cmp.Or(inWay(a)-inWay(b), preferred(a, b)) })
+	return rs
 }
 
 // preferred orders the records of one node: reservations first, then the oldest.

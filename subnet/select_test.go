@@ -60,9 +60,9 @@ func TestSelectTakesBack(t *testing.T) {
 		drop    []string
 	}{
 		{"the one it has", []Record{record(t, "10.5.7.0-24", other, 1), record(t, "10.5.8.0-24", me, 2)}, "10.5.8.0-24", nil},
-		{"a reservation first", []Record{record(t, "10.5.7.0-24", me, 1), reservation(t, "10.5.8.0-24", me, 9)}, "10.5.8.0-24", nil},
-		{"then the oldest", []Record{record(t, "10.5.7.0-24", me, 5), record(t, "10.5.8.0-24", me, 3)}, "10.5.8.0-24", nil},
-		{"then by name", []Record{record(t, "10.5.8.0-24", me, 3), record(t, "10.5.7.0-24", me, 3)}, "10.5.7.0-24", nil},
+		{"a reservation first", []Record{record(t, "10.5.7.0-24", me, 1), reservation(t, "10.5.8.0-24", me, 9)}, "10.5.8.0-24", []string{"10.5.7.0-24"}},
+		{"then the oldest", []Record{record(t, "10.5.7.0-24", me, 5), record(t, "10.5.8.0-24", me, 3)}, "10.5.8.0-24", []string{"10.5.7.0-24"}},
+		{"then by name", []Record{record(t, "10.5.8.0-24", me, 3), record(t, "10.5.7.0-24", me, 3)}, "10.5.7.0-24", []string{"10.5.8.0-24"}},
 		{"and drops what does not fit", []Record{record(t, "10.6.7.0-24", me, 2), record(t, "10.5.8.0-25", me, 1), record(t, "10.5.8.0-24", me, 3), unreadable},
 			"10.5.8.0-24", []string{"10.5.8.0-25", "10.6.7.0-24"}},
 		{"but no reservation", []Record{reservation(t, "10.6.7.0-24", me, 1), record(t, "10.5.8.0-24", me, 3)}, "10.5.8.0-24", nil},
@@ -180,7 +180,7 @@ func checkChoice(t testing.TB, c Config, records []Record, me Holder, got Choice
 	dropped := make(map[string]bool)
 	for _, r := range got.Drop {
 		dropped[r.Name] = true
-		if r.Reserved() || r.Err != nil || !r.Lease.Holder.Same(me) || c.Fits(r.Lease.Key) {
+		if r.Reserved() || r.Err != nil || !r.Lease.Holder.Same(me) || r.Lease.Key == got.Key {
 			t.Fatalf("%+v must not be dropped", r)
 		}
 	}

@@ -68,7 +68,11 @@ func simulate(t *testing.T, seed uint64, trace bool) (o outcome) {
 }
 
 func replay(seed uint64) string {
-	return fmt.Sprintf("replay with: go test ./internal/simulation -run 'TestSimulation$' -simulation.seed=%d -v", seed)
+	line := fmt.Sprintf("replay with: go test ./internal/simulation -run 'TestSimulation$' -simulation.seed=%d -v", seed)
+	if *kernels != "" {
+		line += " -simulation.kernel=" + *kernels
+	}
+	return line
 }
 
 // TestSimulation runs schedules until one fails or all have passed.
