@@ -118,11 +118,20 @@ func (l *lab) showHost(n *node, full bool) error {
 	l.print("%-10s %s", "container", join(n.container.IPs()))
 	l.print("$ cat subnet.env")
 	l.print("%s", file)
-	l.print("$ ip route")
+	l.showRoutes("$ ip route", routes, netip.Addr.Is4)
+	if l.ipv6 {
+		l.showRoutes("$ ip -6 route", routes, func(a netip.Addr) bool { return a.Is6() && !a.IsLinkLocalUnicast() })
+	}
+	return nil
+}
+
+// showRoutes prints a command and the routes to where it looks.
+func (l *lab) showRoutes(command string, routes []netns.Route, to func(netip.Addr) bool) {
+	l.print("%s", command)
 	more := 0
 	for _, r := range routes {
 		switch {
-		case r.Destination.Addr().Is6() && r.Destination.Addr().IsLinkLocalUnicast():
+		case !to(r.Destination.Addr()):
 		case r.Gateway.IsValid() && r.Destination.Bits() > 0 && len(l.nodes) > 6 && !l.near(r):
 			more++
 		default:
@@ -132,7 +141,6 @@ func (l *lab) showHost(n *node, full bool) error {
 	if more > 0 {
 		l.print("... and %d more such routes", more)
 	}
-	return nil
 }
 
 // near reports whether r leads to one of the hosts that are shown.
