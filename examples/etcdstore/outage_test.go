@@ -3,6 +3,9 @@ package etcdstore
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -175,6 +178,70 @@ func TestWipeOvertaken(t *testing.T) {
 	soon(t, l.knows(t, named(3), named(4)))
 	lost(t, ended)
 	oneOutage(t, l)
+}
+
+// TestWipeSwapped is the same, but the server stops at the very revision that the node
+// knows, with the same key written last, and one of the others swapped.
+func TestWipeSwapped(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ all, deleted, swapped int }{
+		{all: 2, swapped: 1},
+		{all: 3, deleted: 1, swapped: 2},
+		{all: 90, swapped: 60},
+		{all: 90, deleted: 50, swapped: 60},
+		{all: 90, deleted: 89, swapped: 60},
+	} {
+		server := etcdtest.Start(t, nil)
+		proxy := etcdtest.StartProxy(t, server.Address())
+		l := listen(t, open(t, proxy.Endpoint()))
+		l.hears(t, true)
+		fill := func(swapped int) (leases []string) {
+			network(t, server.Operator())
+			value, err := holder(9).MarshalJSON()
+			if err != nil {
+				t.Fatal(err)
+			}
+			name := func(i int) string {
+				if i == swapped {
+					return key(200).String()
+				}
+				return key(i).String()
+			}
+			for i := 1; i <= test.all; i++ {
+				put(t, server.Operator(), prefix+"/subnets/"+name(i), string(value))
+				leases = append(leases, fmt.Sprintf("%s=%v", name(i), address(9)))
+			}
+			for i := test.all; i > 0 && len(leases) > test.all-test.deleted; i-- {
+				if i == test.swapped {
+					continue
+				}
+				if _, err := server.Operator().Delete(t.Context(), prefix+"/subnets/"+name(i)); err != nil {
+					t.Fatal(err)
+				}
+				leases = slices.DeleteFunc(leases, func(l string) bool { return strings.HasPrefix(l, name(i)+"=") })
+			}
+			return leases
+		}
+		l.knows(t, fill(0)...)
+
+		snapshots := l.snapshots()
+		proxy.Freeze()
+		proxy.Cut()
+		l.hears(t, false)
+		proxy.Thaw()
+		l.hears(t, true)
+		if test.deleted < 2 && l.snapshots() != snapshots {
+			t.Errorf("%+v: an outage in which nothing happened is answered with a snapshot", test)
+		}
+
+		proxy.Freeze()
+		proxy.Cut()
+		l.hears(t, false)
+		server.Wipe()
+		want := fill(test.swapped)
+		proxy.Thaw()
+		l.knows(t, want...)
+	}
 }
 
 func TestCompaction(t *testing.T) {

@@ -1,9 +1,11 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -43,9 +45,20 @@ type watching struct {
 
 	known    bool // the rest is what was delivered
 	revision int64
-	count    int64            // keys in the range
-	newest   *mvccpb.KeyValue // the one last written; nil if it is gone
+	count    int64  // keys in the range
+	newest   []mark // of the keys last written, the oldest first
 }
+
+// mark is what tells whether a key is as it was.
+type mark struct {
+	key      string
+	revision int64
+	value    []byte
+}
+
+// maxMarks keeps the question whether anything has changed within the 128 operations
+// that etcd allows in a transaction by default.
+const maxMarks = 60
 
 // session tells what is stored and then what happens to it, until that breaks.
 func (w *watching) session(ctx context.Context) error {
@@ -85,24 +98,27 @@ type contents struct {
 // read reads the range, unless it can tell for less that nothing has changed. It
 // does not resume at the revision where it stopped hearing: a server that was
 // wiped or restored meanwhile may have reached that revision again, with a
-// different history, and nothing in its answers would say so. But if the range
-// holds as many keys as before, none of them written since, and the last one
-// written is the same, then there is nothing to be told. All nodes ask this at the
-// same moment when etcd comes back, so it matters that the answer is short.
+// different history, and nothing in its answers would say so.
+//
+// If the range holds as many keys as before, and none was written since, then
+// nothing has changed, unless the revisions are another history's. So the newest
+// keys must be the same too, by revision and value. If those are all keys, there is
+// no doubt left. If they are only the last dozens, another history would have to
+// have written just these, each at the same revision as this one did. All nodes ask
+// this at the same moment when etcd comes back, so it matters that the answer is short.
 func (w *watching) read(ctx context.Context) (contents, error) {
 	all := w.store.all()
-	if !w.known || w.newest == nil {
+	if !w.known || len(w.newest) == 0 || int64(len(w.newest)) < min(w.count, maxMarks/2) {
 		return w.readAll(ctx)
 	}
 	count := all.request()
 	count.CountOnly = true
-	key := string(w.newest.Key)
+	same := []*pb.Compare{ifNoneAfter(all, w.revision)}
+	for _, m := range w.newest {
+		same = append(same, ifModified(m.key, m.revision), ifValue(m.key, m.value))
+	}
 	resp, err := w.store.txn(ctx, &pb.TxnRequest{
-		Compare: []*pb.Compare{
-			ifNoneAfter(all, w.revision),
-			ifModified(key, w.newest.ModRevision),
-			ifValue(key, w.newest.Value),
-		},
+		Compare: same,
 		Success: []*pb.RequestOp{opGet(count)},
 		Failure: []*pb.RequestOp{opGet(all.request())},
 	})
@@ -136,14 +152,11 @@ func (w *watching) heard(_ context.Context, events []*mvccpb.Event) error {
 		switch {
 		case e.Type == mvccpb.Event_DELETE:
 			w.count--
-			w.newest = nil
 		case e.Kv.CreateRevision == e.Kv.ModRevision:
 			w.count++
-			fallthrough
-		default:
-			w.newest = e.Kv
 		}
 	}
+	w.newest = marked(w.newest, events)
 	w.revision = events[len(events)-1].Kv.ModRevision
 	u := w.store.update(latest(events))
 	u.Revision = w.revision
@@ -176,15 +189,31 @@ func (s *Store) update(events []*mvccpb.Event) subnet.Update {
 	return u
 }
 
-// newest returns the key that was last written.
-func newest(kvs []*mvccpb.KeyValue) *mvccpb.KeyValue {
-	var last *mvccpb.KeyValue
-	for _, kv := range kvs {
-		if last == nil || kv.ModRevision > last.ModRevision {
-			last = kv
+// newest returns the marks of the keys that were last written.
+func newest(kvs []*mvccpb.KeyValue) []mark {
+	kvs = slices.SortedFunc(slices.Values(kvs), func(a, b *mvccpb.KeyValue) int { return cmp.Compare(a.ModRevision, b.ModRevision) })
+	kvs = kvs[max(len(kvs)-maxMarks, 0):]
+	marks := make([]mark, len(kvs))
+	for i, kv := range kvs {
+		marks[i] = mark{string(kv.Key), kv.ModRevision, kv.Value}
+	}
+	return marks
+}
+
+// marked returns marks as they are after the events. After deletions they are fewer
+// than they could be, as nobody knows any more which key comes next.
+func marked(marks []mark, events []*mvccpb.Event) []mark {
+	last := make(map[string]bool, len(events))
+	for _, e := range events {
+		last[string(e.Kv.Key)] = true
+	}
+	marks = slices.DeleteFunc(marks, func(m mark) bool { return last[m.key] })
+	for _, e := range latest(slices.Clone(events)) {
+		if e.Type == mvccpb.Event_PUT {
+			marks = append(marks, mark{string(e.Kv.Key), e.Kv.ModRevision, e.Kv.Value})
 		}
 	}
-	return last
+	return slices.Delete(marks, 0, max(len(marks)-maxMarks, 0))
 }
 
 func nonNil(kvs []*mvccpb.KeyValue) []*mvccpb.KeyValue {
