@@ -355,6 +355,62 @@ func TestFlanneld(t *testing.T) {
 	}
 }
 
+// TestHandleLeft has an operator, with nothing but etcdctl, make a reservation of a
+// lease, or delete one that was a flanneld's: neither may leave the etcd lease behind
+// for the day that it lives.
+func TestHandleLeft(t *testing.T) {
+	server := etcdtest.Start(t, nil)
+	c := server.Operator()
+	network(t, c)
+	store := open(t, server.Endpoint())
+	value, err := holder(1).MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := take(t, store, 1)
+	ended, _ := kept(t, store, r, 1)
+	put(t, c, prefix+"/subnets/"+r.Name, string(value))
+	lost(t, ended)
+	if r = take(t, store, 1); !r.Reserved() {
+		t.Errorf("the reservation is %+v", r)
+	}
+	if ids := leasesOf(t, c); len(ids) != 0 {
+		t.Errorf("etcd leases %v for a reservation", ids)
+	}
+	if u := list(t, store)[r.Name].User; u != who(1) {
+		t.Errorf("the reservation is used by %+v", u)
+	}
+	if err := store.ReleaseKey(t.Context(), r.Name); err != nil {
+		t.Fatal(err)
+	}
+
+	grant, err := c.Grant(t.Context(), 86400)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, c, prefix+"/subnets/"+r.Name, string(value), clientv3.WithLease(grant.ID))
+	r = take(t, store, 1)
+	ended, _ = kept(t, store, r, 1)
+	if _, err := c.Delete(t.Context(), prefix+"/subnets/"+r.Name); err != nil {
+		t.Fatal(err)
+	}
+	lost(t, ended)
+	r = take(t, store, 1)
+	if ids := leasesOf(t, c); len(ids) != 1 || !ids[clientv3.LeaseID(r.Token)] {
+		t.Errorf("etcd leases %v, want only that of %+v", ids, r)
+	}
+
+	// Its own one is used again.
+	ended, _ = kept(t, store, r, 1)
+	if _, err := c.Delete(t.Context(), prefix+"/subnets/"+r.Name); err != nil {
+		t.Fatal(err)
+	}
+	lost(t, ended)
+	if now := take(t, store, 1); now.Token != r.Token || len(leasesOf(t, c)) != 1 {
+		t.Errorf("after %+v was deleted, %+v is one of the etcd leases %v", r, now, leasesOf(t, c))
+	}
+}
+
 // TestRevokeLost has a claim be applied whose answer got lost, and be made again
 // by somebody who has not seen that yet: it needs an etcd lease of its own, which
 // is in vain, and cannot be revoked just then. The next claim must end it.

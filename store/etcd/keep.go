@@ -45,7 +45,7 @@ func (s *Store) Keep(ctx context.Context, r subnet.Record, node subnet.Node, ren
 	}
 	err := g.Wait()
 	if k.abandoned {
-		s.left.add(r.Token)
+		s.left.add(r.Token) // only now, as a sweep on the way would spare it
 	}
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("keeping %s in etcd: %w", r.Name, err)
@@ -160,6 +160,9 @@ func (k *keeping) listen(ctx context.Context) error {
 		look := func(ctx context.Context) (err error) {
 			if seen, err = k.look(ctx); err == nil {
 				k.note(ctx, listening, nil)
+				if k.record.Reserved() {
+					k.store.sweep(ctx, 0)
+				}
 			}
 			return err
 		}

@@ -7,9 +7,10 @@ import (
 	"sync"
 )
 
-// leftovers are the handles that claims which failed may have left behind, with
-// nothing on them: etcd gave no answer to their grant, to the transaction that was
-// to use them, or to their revocation.
+// leftovers are the handles that may have been left behind with nothing on them. Of
+// claims which failed: etcd gave no answer to their grant, to the transaction that was
+// to use them, or to their revocation. And of leases which are gone or have become
+// reservations: only somebody else's hand does that without ending the handle.
 type leftovers struct {
 	mu  sync.Mutex
 	ids map[int64]struct{}
