@@ -78,7 +78,8 @@ type Claim struct {
 	// none has been created since that Snapshot.Revision, and writes the config
 	// anew, as it is, so that every claim chosen before fails and looks again. It
 	// is needed for a key that is not [Config.Paired], which can overlap keys of
-	// other names.
+	// other names. A store that gives out its revisions again after it has lost
+	// everything compares the keys that are there instead, as [Record.Takes] does.
 	Seen int64
 
 	// Held is the record to take back or to rewrite, as last seen. Nil creates

@@ -355,6 +355,95 @@ func TestFlanneld(t *testing.T) {
 	}
 }
 
+// TestCarefulAcrossWipe makes a careful claim that was chosen before the server was
+// wiped, when its revisions had come further than they have now.
+func TestCarefulAcrossWipe(t *testing.T) {
+	server := etcdtest.Start(t, nil)
+	network(t, server.Operator())
+	store := open(t, server.Endpoint())
+	for range 20 {
+		put(t, server.Operator(), "/elsewhere", "1")
+	}
+	sn, err := store.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Wipe()
+	network(t, server.Operator())
+	put(t, server.Operator(), prefix+"/subnets/10.0.1.128-25", `{"PublicIP":"172.16.0.9","PublicIPv6":null,"BackendType":"host-gw"}`)
+	claim := func(i int) (subnet.Record, error) {
+		return store.Claim(t.Context(), subnet.Claim{
+			Lease:          subnet.Lease{Key: key(i), Holder: holder(1)},
+			ConfigRevision: sn.Config.Revision,
+			Config:         sn.Config.Config,
+			Seen:           sn.Revision,
+			TTL:            time.Hour,
+			Node:           who(1),
+		})
+	}
+	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		if r, err := claim(1); errors.Is(err, subnet.ErrConflict) {
+			break
+		} else if err == nil || time.Since(begin) > patience {
+			t.Fatalf("claimed what overlaps: %+v, %v", r, err)
+		}
+	}
+	if ids := leasesOf(t, server.Operator()); len(ids) != 0 {
+		t.Errorf("a claim in vain leaves the etcd leases %v behind", ids)
+	}
+	if _, err := claim(2); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestClaimsAnothers claims, and drops, what it remembers from before the server was
+// wiped: by now it is another node's, at the same revision.
+func TestClaimsAnothers(t *testing.T) {
+	server := etcdtest.Start(t, nil)
+	network(t, server.Operator())
+	stale := take(t, open(t, server.Endpoint()), 1)
+	server.Wipe()
+	network(t, server.Operator())
+	value, err := holder(9).MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, server.Operator(), prefix+"/subnets/"+stale.Name, string(value))
+	store := open(t, server.Endpoint())
+	sn, err := store.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := subnet.Claim{
+		Lease:          subnet.Lease{Key: key(2), Holder: holder(1)},
+		ConfigRevision: sn.Config.Revision,
+		TTL:            24 * time.Hour,
+		Node:           who(1),
+	}
+	now, err := store.Claim(t.Context(), c) // on the same etcd lease as before
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now.Token != stale.Token || sn.Records[0].Modified != stale.Modified {
+		t.Fatalf("the server does not repeat itself: %+v was there, %+v is, and %+v", stale, sn, now)
+	}
+	c.Lease, c.Held = stale.Lease, &stale
+	if r, err := store.Claim(t.Context(), c); !errors.Is(err, subnet.ErrConflict) {
+		t.Errorf("took back another node's lease as %+v, %v", r, err)
+	}
+	c.Lease.Key, c.Held, c.Drop = key(3), nil, []subnet.Record{now, stale}
+	if r, err := store.Claim(t.Context(), c); !errors.Is(err, subnet.ErrConflict) {
+		t.Errorf("dropped another node's lease for %+v, %v", r, err)
+	}
+	after, err := store.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(after.Records) != 2 || after.Records[0].Lease.Holder.PublicIP != address(9) {
+		t.Errorf("the leases are %+v", after.Records)
+	}
+}
+
 // TestHandleLeft has an operator, with nothing but etcdctl, make a reservation of a
 // lease, or delete one that was a flanneld's: neither may leave the etcd lease behind
 // for the day that it lives.

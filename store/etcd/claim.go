@@ -25,8 +25,12 @@ const maxDrop = 60
 // write under one revision of the config cut the same subnets, which are equal or
 // disjoint, and have seen those cut under earlier ones. So the transaction
 // compares the config and that the one key is as it was. The exception
-// is a careful claim (subnet.Claim.Seen): it also compares that no lease was
-// created since, and writes the config anew, so that all others under way fail.
+// is a careful claim (subnet.Claim.Seen): it reads the leases once more, compares that
+// none was created since, and writes the config anew, so that all others under way
+// fail.
+//
+// A key is as it was if its revision and its etcd lease are: after a wipe or a restore
+// the revision can be another node's write.
 func (s *Store) Claim(ctx context.Context, c subnet.Claim) (subnet.Record, error) {
 	name, value, err := record.Encode(c.Lease)
 	if err != nil {
@@ -85,24 +89,23 @@ func (s *Store) claim(ctx context.Context, name string, value []byte, c subnet.C
 		ifValue(s.config(), config.Value),
 		ifModified(s.layout.lease(name), seen),
 	}}
+	if c.Held != nil {
+		req.Compare = append(req.Compare, ifOn(s.layout.lease(name), r.Token))
+	}
 	if write {
 		req.Success = append(req.Success, opPut(s.layout.lease(name), value, r.Token))
 	}
 	if c.Node.Instance != "" {
 		req.Success = append(req.Success, opPut(s.user(name), encodeUser(c.Node), r.Token))
 	}
-	if c.Held == nil && c.Seen != 0 {
-		req.Compare = append(req.Compare, ifNoneCreatedAfter(s.leases(), c.Seen))
+	if careful(c) {
 		req.Success = append(req.Success, opPut(s.config(), config.Value, config.Lease))
 	}
 	for _, d := range c.Drop {
-		req.Compare = append(req.Compare, ifModified(s.layout.lease(d.Name), d.Modified))
+		req.Compare = append(req.Compare, ifModified(s.layout.lease(d.Name), d.Modified), ifOn(s.layout.lease(d.Name), d.Token))
 		req.Success = append(req.Success, opDelete(s.layout.lease(d.Name)), opDelete(s.user(d.Name)))
 	}
-	resp, err := s.txn(ctx, req)
-	if err == nil && !resp.Succeeded {
-		err = subnet.ErrConflict
-	}
+	revision, err := s.write(ctx, c, req)
 	if err != nil {
 		err = conflictIfEnded(err)
 		if unused {
@@ -114,12 +117,41 @@ func (s *Store) claim(ctx context.Context, name string, value []byte, c subnet.C
 		return r, err
 	}
 	if write {
-		r.Modified = resp.Header.Revision
+		r.Modified = revision
 		if seen == 0 {
 			r.Created = r.Modified
 		}
 	}
 	return r, nil
+}
+
+func careful(c subnet.Claim) bool { return c.Held == nil && c.Seen != 0 }
+
+// write makes the transaction of a claim, and returns its revision.
+//
+// A careful one looks again first. Its handle has been granted by now: if the server
+// was wiped before that, so that c.Seen is of another history, then it is seen here
+// what is there; and if it is wiped after that, then the handle has ended, and the
+// transaction fails.
+func (s *Store) write(ctx context.Context, c subnet.Claim, req *pb.TxnRequest) (revision int64, err error) {
+	if careful(c) {
+		now, err := s.read(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if err := record.CheckCareful(c, now.Records); err != nil {
+			return 0, err
+		}
+		req.Compare = append(req.Compare, ifNoneCreatedAfter(s.leases(), now.Revision))
+	}
+	resp, err := s.txn(ctx, req)
+	if err != nil {
+		return 0, err
+	}
+	if !resp.Succeeded {
+		return 0, subnet.ErrConflict
+	}
+	return resp.Header.Revision, nil
 }
 
 // conflictIfEnded makes a conflict of an etcd lease that ended under a claim: the

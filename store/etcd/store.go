@@ -204,6 +204,14 @@ func ifModified(key string, revision int64) *pb.Compare {
 	}
 }
 
+// ifOn holds if key is on that etcd lease; zero is none.
+func ifOn(key string, lease int64) *pb.Compare {
+	return &pb.Compare{
+		Key: []byte(key), Target: pb.Compare_LEASE, Result: pb.Compare_EQUAL,
+		TargetUnion: &pb.Compare_Lease{Lease: lease},
+	}
+}
+
 // ifNoneCreatedAfter holds if no key that is in the span now was created after
 // revision.
 func ifNoneCreatedAfter(at span, revision int64) *pb.Compare {

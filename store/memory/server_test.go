@@ -399,3 +399,36 @@ func TestLongHistory(t *testing.T) {
 		}
 	})
 }
+
+// TestCarefulAcrossWipe makes a careful claim that was chosen before the server was
+// wiped, when its revisions had come further than they have now.
+func TestCarefulAcrossWipe(t *testing.T) {
+	server := memory.NewServer()
+	server.SetConfig(config())
+	store := server.Client()
+	for range 20 {
+		server.Put(name(9), []byte("{}"), 0)
+	}
+	server.Delete(name(9))
+	sn, err := store.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Wipe()
+	server.SetConfig(config())
+	server.Put("10.9.1.128-25", []byte(`{"PublicIP":"192.0.2.9","BackendType":"host-gw"}`), 0)
+	c := subnet.Claim{
+		Lease:          lease(1),
+		ConfigRevision: sn.Config.Revision,
+		Config:         sn.Config.Config,
+		Seen:           sn.Revision,
+		TTL:            time.Hour,
+	}
+	if _, err := store.Claim(t.Context(), c); !errors.Is(err, subnet.ErrConflict) {
+		t.Errorf("claimed what overlaps: %v", err)
+	}
+	c.Lease = lease(2)
+	if _, err := store.Claim(t.Context(), c); err != nil {
+		t.Error(err)
+	}
+}

@@ -85,12 +85,13 @@ func (s *Server) claim(name string, value []byte, c subnet.Claim) (subnet.Record
 		return subnet.Record{}, false, fmt.Errorf("it is not as it was: %w", subnet.ErrConflict)
 	}
 	careful := c.Held == nil && c.Seen != 0
-	since := func(e *entry) bool { return e.record.Created > c.Seen }
-	if careful && slices.ContainsFunc(s.entries, since) {
-		return subnet.Record{}, false, fmt.Errorf("another was created since: %w", subnet.ErrConflict)
+	if careful {
+		if err := record.CheckCareful(c, s.snapshot().Records); err != nil {
+			return subnet.Record{}, false, err
+		}
 	}
 	for _, d := range c.Drop {
-		if e := s.entry(d.Name); e == nil || e.record.Modified != d.Modified {
+		if e := s.entry(d.Name); e == nil || e.record.Modified != d.Modified || e.record.Token != d.Token {
 			return subnet.Record{}, false, fmt.Errorf("%s is not as it was: %w", d.Name, subnet.ErrConflict)
 		}
 	}

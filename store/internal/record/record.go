@@ -52,6 +52,24 @@ func Encode(l subnet.Lease) (name string, value []byte, err error) {
 
 var errUnreadable = errors.New("nobody could read it back")
 
+// CheckCareful returns subnet.ErrConflict unless the records that are there now leave
+// room for a careful claim: none was created since, and none takes a part of the key.
+// The latter follows from the former, but after a wipe, when the revisions since are
+// another history's. Leases of this node that a claim does not drop yet do not count.
+func CheckCareful(c subnet.Claim, records []subnet.Record) error {
+	for _, r := range records {
+		own := r.Err == nil && !r.Reserved() && r.Lease.Holder.Same(c.Lease.Holder) ||
+			slices.ContainsFunc(c.Drop, func(d subnet.Record) bool { return d.Name == r.Name })
+		switch {
+		case r.Created > c.Seen:
+			return fmt.Errorf("%s was created since: %w", r.Name, subnet.ErrConflict)
+		case !own && r.Takes(c.Lease.Key):
+			return fmt.Errorf("%s takes a part of it: %w", r.Name, subnet.ErrConflict)
+		}
+	}
+	return nil
+}
+
 // CheckClaim refuses claims that no state of a store could make right, so that
 // no store has to trust its caller with another node's keys.
 func CheckClaim(c subnet.Claim) error {

@@ -90,3 +90,36 @@ func TestCheckClaim(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckCareful(t *testing.T) {
+	c := subnet.Claim{Lease: subnet.Lease{Key: key, Holder: mine}, Seen: 100}
+	half := subnet.Key{IPv4: netip.MustParsePrefix("10.9.7.128/25")}
+	reserved, dropped := held(half, mine), held(half, theirs)
+	reserved.Token = 0
+	late := held(other, theirs)
+	late.Created = 101
+	unreadable := record.Parse("10.9.7.128-25", []byte("{"))
+	wide := held(subnet.Key{IPv4: netip.MustParsePrefix("0.0.0.0/0")}, theirs)
+	for what, test := range map[string]struct {
+		record subnet.Record
+		want   string
+	}{
+		"beside it":       {held(other, theirs), ""},
+		"created since":   {late, "created since"},
+		"the key":         {held(key, theirs), "takes a part"},
+		"a part of it":    {held(half, theirs), "takes a part"},
+		"unreadable":      {unreadable, "takes a part"},
+		"wider than any":  {wide, ""},
+		"its own":         {held(half, mine), ""},
+		"its reservation": {reserved, "takes a part"},
+	} {
+		err := record.CheckCareful(c, []subnet.Record{held(other, mine), test.record})
+		if errors.Is(err, subnet.ErrConflict) != (test.want != "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", what, err, test.want)
+		}
+	}
+	c.Drop = []subnet.Record{dropped}
+	if err := record.CheckCareful(c, []subnet.Record{dropped}); err != nil {
+		t.Errorf("what goes in the same step: %v", err)
+	}
+}
