@@ -125,6 +125,30 @@ func TestReserveAndRelease(t *testing.T) {
 	}
 }
 
+// TestReserveBusy reserves while others come and go, just between its look and its
+// write.
+func TestReserveBusy(t *testing.T) {
+	server := etcdtest.Start(t, nil)
+	network(t, server.Operator())
+	others := 0
+	m := &meter{before: func(method string) error {
+		if others > 0 && strings.HasSuffix(method, "/Txn") {
+			others--
+			put(t, server.Operator(), prefix+"/subnets/"+key(9).String(), `{"PublicIP":"172.16.0.9","BackendType":"host-gw"}`)
+		}
+		return nil
+	}}
+	store := m.open(t, server.Endpoint())
+	others = 9
+	if _, err := store.Reserve(t.Context(), subnet.Lease{Key: key(1), Holder: holder(1)}); err != nil {
+		t.Errorf("the store was changed nine times: %v", err)
+	}
+	others = 1000
+	if _, err := store.Reserve(t.Context(), subnet.Lease{Key: key(2), Holder: holder(2)}); !errors.Is(err, subnet.ErrConflict) || others != 990 {
+		t.Errorf("the store was changed each time: %v, after %d times", err, 1000-others)
+	}
+}
+
 // TestReserveOffGrid reserves what the config would not cut while a node is
 // about to claim a subnet inside it.
 func TestReserveOffGrid(t *testing.T) {

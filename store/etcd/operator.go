@@ -63,19 +63,26 @@ func (s *Store) List(ctx context.Context) (subnet.NetworkConfig, []Listed, error
 	return sn.Config, list, g.Wait()
 }
 
+const reserveTries = 10
+
 // Reserve stores a lease that never expires, for a node that may come later or is
 // there already: if the holder has that very subnet leased, its lease becomes the
 // reservation. It may be any subnet inside the network, also one that the config
 // would not cut, but must not overlap another node's lease.
 //
-// It fails with subnet.ErrConflict if the store was changed while it looked, and
-// may be called again.
+// On a busy network the store may be changed while it looks. Then it looks again, and
+// fails with subnet.ErrConflict only after the tenth time.
 func (s *Store) Reserve(ctx context.Context, l subnet.Lease) (subnet.Record, error) {
 	name, value, err := record.Encode(l)
 	if err != nil {
 		return subnet.Record{}, err
 	}
-	r, err := s.reserve(ctx, name, value, l)
+	var r subnet.Record
+	for range reserveTries {
+		if r, err = s.reserve(ctx, name, value, l); !errors.Is(err, subnet.ErrConflict) {
+			break
+		}
+	}
 	if err != nil {
 		return subnet.Record{}, fmt.Errorf("reserving %s in etcd: %w", name, err)
 	}
