@@ -29,6 +29,8 @@ type meter struct {
 	before, after func(method string) error
 	// opening, if not nil, is called before a stream is opened.
 	opening func(method string, cc *grpc.ClientConn)
+	// password, if not empty, is the node's.
+	password string
 }
 
 func (m *meter) count(method string) {
@@ -55,8 +57,14 @@ func (m *meter) open(t *testing.T, endpoint string) *etcd.Store {
 		}
 		return f(method)
 	}
+	user := ""
+	if m.password != "" {
+		user = "node"
+	}
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: []string{endpoint},
+		Username:  user,
+		Password:  m.password,
 		Logger:    zap.NewNop(),
 		DialOptions: []grpc.DialOption{
 			grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {

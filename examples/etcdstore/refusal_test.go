@@ -119,6 +119,28 @@ func TestKeepRefused(t *testing.T) {
 	}
 }
 
+// TestLogins counts how often a node logs in that is refused: etcd makes each one
+// costly.
+func TestLogins(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t, cheapPasswords)
+	network(t, server.Operator())
+	root := guard(t, server, "first")
+	m := &meter{password: "first"}
+	store := m.open(t, server.Endpoint())
+	if _, err := root.UserChangePassword(t.Context(), "node", "second"); err != nil {
+		t.Fatal(err)
+	}
+	l := listen(t, store)
+	l.hears(t, false)
+	m.taken()
+	const n = 3
+	time.Sleep(n * refusedDelay)
+	if logins := m.taken()["Authenticate"]; logins == 0 || logins > n+1 {
+		t.Errorf("a watch that is refused logs in %d times in %v", logins, n*refusedDelay)
+	}
+}
+
 // TestReadRefused takes away the right to read while the watch stays open: what it
 // hears tells whether the lease is lost.
 func TestReadRefused(t *testing.T) {
