@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -160,6 +161,30 @@ func TestLeaseOfTwoHalfTwins(t *testing.T) {
 		}
 		if a.m.Status().Rival == nil && b.m.Status().Rival == nil {
 			t.Error("neither knows of the other")
+		}
+	})
+}
+
+// A claim that was given up and arrives late leaves no second lease.
+func TestLeaseClaimedLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := testServer(t)
+		a := startNode(t, server, 1)
+		k := a.lease().Key
+		synctest.Wait()
+		server.Put("192.168.7.0-26", []byte(`{"PublicIP":"172.17.42.41","PublicIPv6":null,"BackendType":"host-gw"}`), 24*time.Hour)
+		server.Put("192.168.8.0-26", []byte(`{"PublicIP":"172.17.42.41","PublicIPv6":null,"BackendType":"host-gw"}`), 0)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		var names []string
+		for _, r := range server.Snapshot().Records {
+			names = append(names, r.Name)
+		}
+		if want := []string{k.String(), "192.168.8.0-26"}; !slices.Equal(names, want) {
+			t.Errorf("the store holds %q, want the lease and the reservation %q", names, want)
+		}
+		if n := a.log.count("lease is gone"); n != 0 || a.m.Status().State != StateHeld {
+			t.Errorf("log %q", a.log.lines)
 		}
 	})
 }

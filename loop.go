@@ -109,6 +109,7 @@ func (m *Manager) takeUpdate(u subnet.Update) {
 	if s := u.Snapshot; s != nil {
 		st.Revision = s.Revision
 		m.takeConfig(s.Config, now)
+		m.takeLeftovers(s.Records)
 		names := make(map[string]struct{}, len(s.Records))
 		for _, r := range s.Records {
 			names[r.Name] = struct{}{}
@@ -149,12 +150,21 @@ func (m *Manager) takeUpdate(u subnet.Update) {
 		})
 		m.tellMissing(missing)
 	}
+	m.takeLeftovers(u.Put)
 	m.takePeers(u.Put, gone, now)
 	if own.Name != "" && slices.Contains(u.Deleted, own.Name) {
 		m.takeOwnGone(u.Revision)
 	}
 	if r, ok := find(u.Put, own.Name); ok && own.Name != "" {
 		m.takeOwn(r)
+	}
+}
+
+// takeLeftovers has tenure look if another lease of this node's shows up beside the
+// one that it holds: a claim that was given up may have arrived late.
+func (m *Manager) takeLeftovers(records []subnet.Record) {
+	if m.status.State == StateHeld && len(subnet.Leftovers(records, m.self(), m.status.Record.Lease.Key)) > 0 {
+		m.askForLook()
 	}
 }
 

@@ -87,6 +87,7 @@ func (m *Manager) tenure(ctx context.Context) error {
 			}
 			r = now
 			m.tellLoop(ctx, func() { m.status.Record = now })
+			m.releaseOthers(ctx, snap.Records, subnet.Choice{Key: r.Lease.Key})
 		}
 		m.tellLoop(ctx, func() {
 			m.lose(r.Name)
@@ -291,9 +292,9 @@ func (m *Manager) grace(lost *SubnetLostError, held subnet.Record) time.Duration
 	return lostGrace
 }
 
-// releaseOthers gives back what else bears one of this node's addresses and could
-// not be dropped with the claim of c, as it shares none with the new lease. What
-// cannot be given back now expires, since nobody keeps it.
+// releaseOthers gives back what else bears one of this node's addresses and was not
+// dropped with the claim of c. What cannot be given back now expires, unless it hangs
+// on the same handle as the lease; then the next claim drops it.
 func (m *Manager) releaseOthers(ctx context.Context, records []subnet.Record, c subnet.Choice) {
 	dropped := func(r subnet.Record) bool {
 		return slices.ContainsFunc(c.Drop, func(d subnet.Record) bool { return d.Name == r.Name })

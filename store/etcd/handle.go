@@ -49,18 +49,20 @@ var errNotOurs = errors.New("the etcd lease is in use")
 // reuse makes a handle that exists already good for c, and reports whether it has
 // no lease on it. It returns errNotOurs if it must be left alone.
 func (s *Store) reuse(ctx context.Context, id, ttl int64, c subnet.Claim) (unused bool, err error) {
-	on, granted, err := s.leasesOn(ctx, id)
+	on, err := s.leasesOn(ctx, id)
 	switch {
 	case errors.Is(err, rpctypes.ErrPermissionDenied), err == nil && !s.areDropped(on, c):
 		return false, errNotOurs
 	case err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound):
 		return false, err
-	case err == nil && (len(on) > 0 || granted == ttl):
+	case err == nil && len(on) > 0:
 		// Its end may be near. What is dropped cannot go first, so its TTL stays as
 		// it is.
 		_, err := s.renew(ctx, id)
-		return len(on) == 0, err
+		return false, err
 	}
+	// It has nothing to keep alive, but perhaps another TTL; and an earlier claim that
+	// was not answered may be about to put a key on it. That goes with it.
 	if err := s.revoke(ctx, id); err != nil {
 		return true, err
 	}
@@ -107,13 +109,13 @@ func (s *Store) revoke(ctx context.Context, id int64) error {
 	return err
 }
 
-// leasesOn returns the names of the leases that a handle keeps alive, and the TTL
-// that it was granted for, in seconds. Keys of other networks are among them under
-// their whole key; user keys are not: they keep nothing from ending.
-func (s *Store) leasesOn(ctx context.Context, id int64) (names []string, granted int64, err error) {
+// leasesOn returns the names of the leases that a handle keeps alive. Keys of other
+// networks are among them under their whole key; user keys are not: they keep nothing
+// from ending.
+func (s *Store) leasesOn(ctx context.Context, id int64) (names []string, err error) {
 	resp, err := s.timeToLive(ctx, id, true)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	users := s.users()
 	for _, key := range resp.Keys {
@@ -123,7 +125,7 @@ func (s *Store) leasesOn(ctx context.Context, id int64) (names []string, granted
 			names = append(names, string(key))
 		}
 	}
-	return names, resp.GrantedTTL, nil
+	return names, nil
 }
 
 func (s *Store) timeToLive(ctx context.Context, id int64, keys bool) (resp *pb.LeaseTimeToLiveResponse, err error) {
@@ -139,7 +141,7 @@ func (s *Store) timeToLive(ctx context.Context, id int64, keys bool) (resp *pb.L
 
 // end revokes a handle unless some lease is still on it.
 func (s *Store) end(ctx context.Context, id int64) error {
-	names, _, err := s.leasesOn(ctx, id)
+	names, err := s.leasesOn(ctx, id)
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return nil
 	}
