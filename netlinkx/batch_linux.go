@@ -20,8 +20,9 @@ const answerSize = 2048
 // requestConn is the socket for requests. One goroutine uses it.
 type requestConn struct {
 	*netlink.Conn
-	batch int    // requests at a time, so few that their answers cannot overrun the socket
-	seq   uint32 // of the last message
+	batch    int           // requests at a time, so few that their answers cannot overrun the socket
+	patience time.Duration // how long answers are waited for
+	seq      uint32        // of the last message
 
 	msgs    []netlink.Message
 	errs    []error
@@ -88,14 +89,14 @@ func (c *requestConn) exchange(msgs []netlink.Message, errs []error) error {
 
 	// The kernel has dealt with all messages when the system call that sends them
 	// returns, so that the answers are there already: what does not come within
-	// the patience got lost.
-	_ = c.SetReadDeadline(time.Now().Add(patience))
-	lost, done := false, false
-	for !done {
+	// the patience got lost, unless it was this process that got no time to read.
+	_ = c.SetReadDeadline(time.Now().Add(c.patience))
+	overrun, draining, empty, acknowledged := false, false, false, false
+	for !acknowledged && !empty {
 		var answers []netlink.Message
 		var err error
-		if lost {
-			answers, done, err = receiveDraining(c.Conn)
+		if draining {
+			answers, empty, err = receiveDraining(c.Conn)
 		} else {
 			answers, err = c.Receive()
 		}
@@ -105,21 +106,22 @@ func (c *requestConn) exchange(msgs []netlink.Message, errs []error) error {
 			if i := refused.Sequence - first; i < uint32(len(msgs)) {
 				errs[i] = refused
 			}
-			done = done || refused.Sequence == c.seq
+			acknowledged = acknowledged || refused.Sequence == c.seq
 		case errors.Is(err, unix.ENOBUFS):
-			lost = true // maybe the last answer too
+			overrun, draining = true, true // maybe the last answer is lost too
 			_ = c.SetReadDeadline(time.Time{})
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			lost, done = true, true
+			draining = true
+			_ = c.SetReadDeadline(time.Time{})
 		case err != nil:
 			return fmt.Errorf("netlinkx: receive answers to route requests: %w", err)
 		}
 		for _, m := range answers {
-			done = done || m.Header.Type == netlink.Error && m.Header.Sequence == c.seq
+			acknowledged = acknowledged || m.Header.Type == netlink.Error && m.Header.Sequence == c.seq
 		}
 	}
 	_ = c.SetReadDeadline(time.Time{}) // dumps take what they take
-	if lost {
+	if overrun || !acknowledged {
 		for i, err := range errs {
 			if err == nil {
 				errs[i] = errNoAnswer

@@ -48,7 +48,7 @@ func dialRequests(dial DialFunc) (*requestConn, error) {
 	_ = c.SetOption(netlink.ExtendedAcknowledge, true)
 	_ = c.SetOption(netlink.GetStrictCheck, true)
 	_ = c.SetReadBuffer(requestBuffer)
-	r := &requestConn{Conn: c, batch: batchSize}
+	r := &requestConn{Conn: c, batch: batchSize, patience: patience}
 	if n, err := c.ReadBuffer(); err == nil {
 		r.batch = max(1, min(batchSize, n/answerSize))
 	}

@@ -26,24 +26,40 @@ func (c *requestConn) dump(kind, want netlink.HeaderType, filter []byte, reset f
 		if _, err := c.Send(q); err != nil {
 			return err
 		}
-		interrupted := false
-		for m, err := range c.ReceiveIter() {
-			if err != nil {
-				return err
-			}
-			if m.Header.Sequence != c.seq || m.Header.Type != want {
-				continue
-			}
-			if m.Header.Flags&netlink.DumpInterrupted != 0 {
-				interrupted = true
-			}
-			each(m)
+		interrupted, err := c.receiveDump(want, each)
+		if err != nil {
+			return err
 		}
 		if !interrupted {
 			return nil
 		}
 	}
 	return nil // events tell about the rest
+}
+
+// receiveDump calls each with every answer of type want to the last message that was
+// sent, and reports whether a change fell into them. Before them there may be answers
+// that exchange took for lost, as this process was not scheduled for a while: each of
+// them is all that one Receive returns, and would pass for an empty dump.
+func (c *requestConn) receiveDump(want netlink.HeaderType, each func(netlink.Message)) (interrupted bool, err error) {
+	for stale := true; stale; {
+		stale = false
+		for m, err := range c.ReceiveIter() {
+			var refused *netlink.OpError
+			switch {
+			case errors.As(err, &refused) && refused.Sequence != 0 && refused.Sequence != c.seq:
+				stale = true
+			case err != nil:
+				return false, err
+			case m.Header.Sequence != c.seq:
+				stale = true
+			case m.Header.Type == want:
+				interrupted = interrupted || m.Header.Flags&netlink.DumpInterrupted != 0
+				each(m)
+			}
+		}
+	}
+	return interrupted, nil
 }
 
 // findLink returns the interface of that name, with its addresses. It reports
