@@ -94,7 +94,7 @@ func (k *keeping) note(ctx context.Context, p part, err error) {
 			k.tell()
 		}
 	case k.failing[renewing] != nil || k.failing[listening] != nil:
-		// The other part has been told of, or this one still is.
+		// The other part still fails, and what was told still holds.
 	case p == renewing || k.record.Reserved() || k.told != nil:
 		k.told = nil
 		k.tell()

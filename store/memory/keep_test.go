@@ -3,6 +3,8 @@ package memory_test
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,11 +17,32 @@ import (
 type keeper struct {
 	node subnet.Node
 	end  context.CancelFunc
-	told []subnet.Renewal
+
+	mu       sync.Mutex
+	renewals []subnet.Renewal
 }
 
-// keep has a process of the first node keep the first lease, until the test ends. It
-// must be called, and told be read, in a bubble that is waited for.
+func (k *keeper) renewed(l subnet.Renewal) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.renewals = append(k.renewals, l)
+}
+
+// told returns what Keep has told by now.
+func (k *keeper) told() []subnet.Renewal {
+	synctest.Wait()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.renewals)
+}
+
+// last is the renewal told last.
+func (k *keeper) last() subnet.Renewal {
+	told := k.told()
+	return told[len(told)-1]
+}
+
+// keep has a process of the first node keep the first lease, until the test ends.
 func keep(t *testing.T, s *memory.Store, instance string) *keeper {
 	t.Helper()
 	k := &keeper{node: subnet.Node{Name: "host", Instance: instance}}
@@ -27,7 +50,7 @@ func keep(t *testing.T, s *memory.Store, instance string) *keeper {
 	var ctx context.Context
 	ctx, k.end = context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- s.Keep(ctx, r, k.node, func(l subnet.Renewal) { k.told = append(k.told, l) }) }()
+	go func() { done <- s.Keep(ctx, r, k.node, k.renewed) }()
 	t.Cleanup(func() {
 		k.end()
 		if err := <-done; err != nil {
@@ -60,9 +83,8 @@ func mustClaim(t *testing.T, s *memory.Store, n subnet.Node) subnet.Record {
 // rival fails the test unless the last renewal has that rival.
 func (k *keeper) rival(t *testing.T, want string) {
 	t.Helper()
-	synctest.Wait()
 	got := ""
-	if r := k.told[len(k.told)-1].Rival; r != nil {
+	if r := k.last().Rival; r != nil {
 		got = r.Instance
 	}
 	if got != want {
@@ -80,14 +102,14 @@ func TestRivalGoes(t *testing.T) {
 		a.rival(t, "b")
 		b.rival(t, "a")
 		before := server.Snapshot().Revision
-		told := len(a.told)
+		told := len(a.told())
 		time.Sleep(10 * time.Hour)
 		a.rival(t, "b")
 		b.rival(t, "a")
 		if now := server.Snapshot().Revision; now != before {
 			t.Errorf("rivals write %d revisions", now-before)
 		}
-		for _, l := range a.told[told:] {
+		for _, l := range a.told()[told:] {
 			if l.Rival == nil {
 				t.Fatal("a rival that lives is reported to be gone")
 			}
@@ -131,7 +153,8 @@ func TestRivalAway(t *testing.T) {
 			}
 		}
 		for _, k := range []*keeper{a, b} {
-			for _, l := range k.told[len(k.told)-15:] {
+			told := k.told()
+			for _, l := range told[len(told)-15:] {
 				if l.Rival == nil {
 					t.Errorf("%s gives its rival up because the store is away: %+v", k.node.Instance, l)
 				}
@@ -151,9 +174,8 @@ func TestRivalRestored(t *testing.T) {
 		for range 3 {
 			server.Restore(backup)
 			time.Sleep(time.Hour)
-			synctest.Wait()
 		}
-		for _, l := range a.told {
+		for _, l := range a.told() {
 			if l.Rival != nil {
 				t.Errorf("a process that has ended is reported as the rival %+v", *l.Rival)
 			}
@@ -165,24 +187,21 @@ func TestKeepFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := memory.New(config())
 		k := keep(t, s, "a")
-		synctest.Wait()
+		k.last()
 		away := errors.New("away")
 		time.Sleep(10 * time.Minute)
 		s.SetFaults(memory.Faults{Err: away})
-		synctest.Wait()
-		if l := k.told[len(k.told)-1]; len(k.told) != 2 || !errors.Is(l.Err, away) || l.TTL != 50*time.Minute {
-			t.Errorf("told of an outage ten minutes after the renewal as %+v", k.told)
+		if l := k.last(); len(k.told()) != 2 || !errors.Is(l.Err, away) || l.TTL != 50*time.Minute {
+			t.Errorf("told of an outage ten minutes after the renewal as %+v", k.told())
 		}
 		s.SetFaults(memory.Faults{Err: errors.New("still away")})
 		time.Sleep(30 * time.Minute)
-		synctest.Wait()
-		if len(k.told) != 2 {
-			t.Errorf("told again: %+v", k.told[2:])
+		if told := k.told(); len(told) != 2 {
+			t.Errorf("told again: %+v", told[2:])
 		}
 		s.SetFaults(memory.Faults{})
-		synctest.Wait()
-		if l := k.told[len(k.told)-1]; len(k.told) != 3 || l != (subnet.Renewal{TTL: time.Hour}) {
-			t.Errorf("told of the end of the outage as %+v", k.told[2:])
+		if l := k.last(); len(k.told()) != 3 || l != (subnet.Renewal{TTL: time.Hour}) {
+			t.Errorf("told of the end of the outage as %+v", k.told()[2:])
 		}
 	})
 }
