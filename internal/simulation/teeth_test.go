@@ -41,14 +41,14 @@ var mutants = []mutant{
 	{name: "lease not kept alive", file: "tenure.go",
 		old: "done <- m.c.Store.Keep(kctx, r, m.c.Node, func(n subnet.Renewal) {\n\t\t\tm.tellLoop(kctx, func() { m.takeRenewal(r, n) })\n\t\t})",
 		new: "<-kctx.Done()\n\t\tdone <- nil"},
-	{name: "restart takes another subnet", file: "tenure.go",
+	{name: "restart takes another subnet", file: "acquire.go",
 		old: "return subnet.Select(c, records,",
 		new: "foreign := func(r subnet.Record) bool { return r.Err == nil && r.Lease.Holder.Same(h) }\n\treturn subnet.Select(c, slices.DeleteFunc(slices.Clone(records), foreign),"},
 	{name: "old lease left behind by a move", file: "subnet/select.go",
 		old: "return Choice{Key: k, Drop: Leftovers(records, r.Holder, k)}, nil", new: "return Choice{Key: k}, nil"},
-	{name: "lost race ends the daemon", file: "tenure.go",
+	{name: "lost race ends the daemon", file: "acquire.go",
 		old: "case errors.Is(err, subnet.ErrConflict):\n", new: "case errors.Is(err, subnet.ErrConflict):\n\t\t\treturn subnet.Record{}, err\n"},
-	{name: "subnet taken back from whoever has it", file: "tenure.go",
+	{name: "subnet taken back from whoever has it", file: "acquire.go",
 		old: "case taken != nil:", new: "case false:"},
 
 	// The Manager: peers.
