@@ -3,7 +3,6 @@ package hostgw
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -160,34 +159,6 @@ func (m *Manager) takeUpdate(u subnet.Update) {
 	}
 }
 
-// takeLeftovers has tenure look if another lease of this node's shows up beside the
-// one that it holds: a claim that was given up may have arrived late.
-func (m *Manager) takeLeftovers(records []subnet.Record) {
-	if m.status.State == StateHeld && len(subnet.Leftovers(records, m.self(), m.status.Record.Lease.Key)) > 0 {
-		m.askForLook()
-	}
-}
-
-// takeOwnGone takes in that this node's lease is not in the store as of a revision.
-// If that is news the lease is lost even though the store may refuse to say more.
-func (m *Manager) takeOwnGone(revision int64) {
-	m.askForLook()
-	if own := m.status.Record; revision >= own.Created {
-		m.lose(own.Name)
-	}
-}
-
-// takeOwn takes in what the store shows under the name of this node's lease.
-func (m *Manager) takeOwn(r subnet.Record) {
-	own := m.status.Record
-	if r.Modified != own.Modified || r.Token != own.Token {
-		m.askForLook()
-	}
-	if r.Modified > own.Modified && (r.Err != nil || !r.Lease.Holder.Same(own.Lease.Holder)) {
-		m.lose(own.Name)
-	}
-}
-
 // takeHearing takes in whether one of the two that talk to the store, the watch and
 // who keeps the lease, can be heard. The store is away while either cannot.
 func (m *Manager) takeHearing(of *error, err error, now time.Time) {
@@ -220,117 +191,6 @@ func (m *Manager) tellMissing(missing []*peer) {
 	m.log.Warn("the store has lost peers; their routes stay while they put their leases back", "peers", len(missing), "hold", m.c.Hold)
 	for _, p := range missing {
 		m.tell(func() Event { return &PeerEvent{Peer: p.peer()} })
-	}
-}
-
-// forgotten reports whether u says that this node's lease was deleted: by itself,
-// or, if tenure has put it back since, by its having been created anew.
-func (m *Manager) forgotten(u subnet.Update) bool {
-	own := m.status.Record
-	if own.Name == "" {
-		return false
-	}
-	forgotten := false
-	for _, name := range u.Deleted {
-		if name == own.Name || name == m.former {
-			forgotten, m.former = true, ""
-		}
-	}
-	for _, r := range u.Put {
-		switch r.Name {
-		case m.former:
-			m.former = "" // it is somebody else's now
-		case own.Name:
-			forgotten = forgotten || r.Name == m.shown.Name && r.Created != m.shown.Created
-			m.shown = r
-		}
-	}
-	return forgotten
-}
-
-// takeConfig takes in the network config as the store holds it.
-func (m *Manager) takeConfig(nc subnet.NetworkConfig, now time.Time) {
-	old := m.status.Config
-	held := m.status.State == StateHeld
-	if !held {
-		m.askForLook() // it may be what tenure waits for
-	}
-	if nc.Err != nil {
-		if old.Err == nil && old.Revision != 0 {
-			m.log.Warn("network config in the store is not usable; the last good one stays in force", "err", nc.Err)
-			m.tell(func() Event { return &ConfigEvent{Config: nc, Fits: m.fits(old.Config)} })
-		}
-		nc.Config = old.Config
-		m.status.Config = nc
-		return
-	}
-	m.status.Config = nc
-	if nc.Config == old.Config {
-		if old.Err != nil {
-			m.log.Info("network config in the store is usable again")
-			m.tell(func() Event { return &ConfigEvent{Config: nc, Fits: m.fits(nc.Config)} })
-		}
-		return
-	}
-	m.table.policy.Networks = m.networks(nc.Config)
-	m.wanted.whole = true
-	m.rejudge(now)
-	if held {
-		m.tellConfig(nc)
-	} // else takeLease tells
-}
-
-// tellConfig tells that a config is in force, and what that means for the lease.
-func (m *Manager) tellConfig(nc subnet.NetworkConfig) {
-	fits := m.fits(nc.Config)
-	switch {
-	case fits:
-		m.status.Joined.Config = nc.Config
-		m.log.Info("network config changed; this node's lease still fits", "lease", m.status.Record.Name)
-	case m.c.Move:
-		m.unfit = nc.Config
-		m.log.Warn("network config changed; this node's lease no longer fits and is given up for another", "lease", m.status.Record.Name)
-		m.askForLook()
-	default:
-		m.unfit = nc.Config
-		m.log.Warn("network config changed; this node's lease no longer fits and is kept until the next start", "lease", m.status.Record.Name)
-	}
-	m.tell(func() Event { return &ConfigEvent{Config: nc, Fits: fits} })
-}
-
-// fits reports whether this node's lease is one that c would cut.
-func (m *Manager) fits(c subnet.Config) bool { return c.Fits(m.status.Joined.Lease.Key) }
-
-// networks returns the networks that leases may lie in: those of c, and those of
-// earlier configs that this node's or a peer's lease still lies in.
-func (m *Manager) networks(c subnet.Config) []netip.Prefix {
-	newer := c.Networks()
-	own := m.status.Joined.Lease.Key
-	if own == (subnet.Key{}) {
-		return newer // nothing is routed yet
-	}
-	networks := newer
-	for _, n := range m.table.policy.Networks {
-		in := func(s netip.Prefix) bool {
-			return s.IsValid() && n.Overlaps(s) && !slices.ContainsFunc(newer, s.Overlaps)
-		}
-		if !slices.Contains(newer, n) && (in(own.IPv4) || in(own.IPv6) || m.table.anyIn(n, in)) {
-			networks = append(networks, n)
-		}
-	}
-	return networks
-}
-
-// closeNetworks lets go of the networks of earlier configs once nobody is left there.
-func (m *Manager) closeNetworks(now time.Time) {
-	c := m.status.Config.Config
-	if len(m.table.policy.Networks) <= len(c.Networks()) {
-		return
-	}
-	if left := m.networks(c); len(left) < len(m.table.policy.Networks) {
-		m.table.policy.Networks = left
-		m.wanted.whole = true
-		m.rejudge(now)
 	}
 }
 
@@ -488,62 +348,4 @@ func (m *Manager) tell(e func() Event) {
 	if m.c.Observe != nil {
 		m.events = append(m.events, e())
 	}
-}
-
-// takeLease takes in that this node holds r, chosen under nc, and dropped others of
-// its leases with it. It is told by tenure; absent says that the store showed no lease
-// of this node before.
-func (m *Manager) takeLease(r subnet.Record, nc subnet.NetworkConfig, dropped []subnet.Record, absent bool) {
-	now := time.Now()
-	before := m.status.Joined
-	if before.Lease.Key != r.Lease.Key {
-		m.table.policy.Own = r.Lease
-		m.rejudge(now)
-		m.wanted.whole = true
-		m.status.Since = now
-	}
-	m.status.State, m.status.Waiting = StateHeld, nil
-	m.status.Record = r
-	again := before.Lease.Key == r.Lease.Key
-	m.status.Joined = Joined{Config: nc.Config, Lease: r.Lease}
-	latest := m.status.Config // the watch may have been quicker than the claim's answer
-	switch {
-	case latest.Err == nil && m.fits(latest.Config):
-		m.status.Joined.Config = latest.Config
-	case again && !m.fits(nc.Config):
-		m.status.Joined.Config = before.Config
-	}
-	m.status.Rival = nil
-	m.takeHearing(&m.unkept, nil, now)
-	if m.shown.Name != r.Name {
-		m.former = ""
-		if _, ours := find(dropped, m.shown.Name); !ours && m.shown.Err == nil && m.shown.Lease.Holder.Same(r.Lease.Holder) {
-			m.former = m.shown.Name
-		}
-		m.shown = r
-		if own := m.table.own; own.Name == r.Name {
-			m.shown = own // another one, if that was deleted and r created while this node joined
-		}
-	}
-	if again {
-		m.log.Info("lease is held again", "lease", r.Name)
-	} else {
-		if before.Lease.Key == (subnet.Key{}) && absent {
-			// Either this node is new, or was away for longer than its lease lived, or
-			// the store has lost everything: then the peers are about to put theirs
-			// back, and the routes that an earlier run left must not go first.
-			m.wanted.until = now.Add(m.c.Hold)
-		}
-		c := m.table.count()
-		m.log.Info("lease held", "lease", r.Name, "reservation", r.Reserved(), "networks", nc.Config.Networks(),
-			"peers", c.Peers, "refused", c.Refused)
-		m.tell(func() Event { return &LeaseEvent{Joined: m.status.Joined, Previous: before.Lease.Key} })
-	}
-	m.tell(func() Event { return &StateEvent{StateHeld} })
-	unfit := !m.fits(latest.Config) && latest.Config != m.unfit && latest.Revision >= nc.Revision
-	changed := again && m.fits(latest.Config) && latest.Config != before.Config
-	if latest.Err == nil && (unfit || changed) {
-		m.tellConfig(latest)
-	}
-	m.closeNetworks(now)
 }
