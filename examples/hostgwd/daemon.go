@@ -128,26 +128,37 @@ func (d *daemon) takePart(ctx context.Context, wish subnet.Config) (err error) {
 	if d.uplink, err = d.findUplink(ctx, nc.Config); err != nil {
 		return err
 	}
-	m, err := d.newManager(st.store, nil)
+	programmer, err := d.newProgrammer()
+	if err != nil {
+		return err
+	}
+	guards, unlock := d.mayGuard()
+	defer unlock()
+	if guards {
+		programmer = &unholed{RouteProgrammer: programmer, told: func(problem string) { d.problem("blackhole", problem) }}
+	}
+	m, err := d.newManager(st.store, programmer)
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.Run(ctx) })
 	g.Go(func() error { return st.wait(ctx) })
-	g.Go(func() error { return d.guard(ctx) })
+	if guards {
+		g.Go(func() error { return d.guard(ctx) })
+	}
 	return g.Wait()
 }
 
-// newManager makes the Manager. programmer is nil but for tests.
-func (d *daemon) newManager(store hostgw.SubnetStore, programmer hostgw.RouteProgrammer) (*hostgw.Manager, error) {
-	if programmer == nil {
-		p, err := netlinkx.NewProgrammer(d.programmerConfig(d.uplink))
-		if err != nil {
-			return nil, classed{errUsage, err}
-		}
-		programmer = p
+func (d *daemon) newProgrammer() (hostgw.RouteProgrammer, error) {
+	p, err := netlinkx.NewProgrammer(d.programmerConfig(d.uplink))
+	if err != nil {
+		return nil, classed{errUsage, err}
 	}
+	return p, nil
+}
+
+func (d *daemon) newManager(store hostgw.SubnetStore, programmer hostgw.RouteProgrammer) (*hostgw.Manager, error) {
 	m, err := hostgw.New(hostgw.Config{
 		Store:      store,
 		Uplink:     d.uplink,

@@ -3,17 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hostgw/hostgw"
-	"github.com/hostgw/hostgw/examples/internal/blackhole"
 	"github.com/hostgw/hostgw/examples/internal/filter"
 	"github.com/hostgw/hostgw/examples/internal/setting"
-	"github.com/hostgw/hostgw/subnet"
 )
 
 // guardEvery is how often the packet filter's state is taken into the report.
@@ -22,16 +19,8 @@ const guardEvery = time.Second
 // guard keeps what this host's own subnet needs besides the peers' routes: the
 // packet filter rules and, if asked for, the blackhole route. It follows the
 // lease when it moves, and the network when it is widened. Nothing that fails
-// here ends the daemon; it is in the report.
+// here ends the daemon; it is in the report. It needs mayGuard.
 func (d *daemon) guard(ctx context.Context) error {
-	unlock, err := lockGuard()
-	if err != nil {
-		if d.set.IPMasq || d.set.ForwardRules || d.set.BlackholeRoute {
-			d.problem("filter", err.Error())
-		}
-		return nil
-	}
-	defer unlock()
 	f, err := filter.New(filter.Config{Resync: d.set.FilterResync, Logger: d.log})
 	if err != nil {
 		return fmt.Errorf("packet filter: %w", err)
@@ -92,18 +81,12 @@ func filterProblems(s filter.Status) string {
 	return strings.Join(parts, "; ")
 }
 
-// setBlackholes sees to the blackhole routes of this host's subnets, and to those
-// of a subnet it has moved away from being gone. It returns what is wrong, if
-// anything is.
-func (d *daemon) setBlackholes(k subnet.Key) (problem string) {
-	var want []netip.Prefix
-	for _, p := range []netip.Prefix{k.IPv4, k.IPv6} {
-		if d.set.BlackholeRoute && p.IsValid() {
-			want = append(want, p)
-		}
+// mayGuard reports whether guard and the blackhole routes are this daemon's, until
+// it calls unlock.
+func (d *daemon) mayGuard() (may bool, unlock func()) {
+	unlock, err := lockGuard()
+	if err != nil && (d.set.IPMasq || d.set.ForwardRules || d.set.BlackholeRoute) {
+		d.problem("filter", err.Error())
 	}
-	if err := blackhole.Set(want); err != nil {
-		return err.Error()
-	}
-	return ""
+	return err == nil, unlock
 }

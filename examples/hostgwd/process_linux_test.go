@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -398,30 +399,92 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
+// takeWhileAsleep has a daemon sleep while its lease is released and a subnet, the
+// same or one that overlaps it, is reserved for a host that does not exist.
+func (s *segment) takeWhileAsleep(p *process.Process, own subnet.Key, taken string) {
+	s.t.Helper()
+	signal := func(sig syscall.Signal) {
+		s.t.Helper()
+		if err := syscall.Kill(p.PID(), sig); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	signal(syscall.SIGSTOP)
+	s.must(0, "lease", "release", own.String(), "-etcd-endpoints", s.url(0))
+	s.must(0, "lease", "reserve", taken, "-public-ip", strangerIP, "-etcd-endpoints", s.url(0))
+	signal(syscall.SIGCONT)
+}
+
+// strangerIP is an address on the segment that is nobody's.
+const strangerIP = "172.17.42.77"
+
 // A host that slept while another took its subnet stops, with a status of its own:
 // its containers live on the subnet that it lost.
 func TestSubnetLost(t *testing.T) {
+	for name, taken := range map[string]func(own netip.Prefix) netip.Prefix{
+		"equal":       func(own netip.Prefix) netip.Prefix { return own },
+		"overlapping": func(own netip.Prefix) netip.Prefix { return netip.PrefixFrom(own.Addr(), own.Bits()-1).Masked() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSegment(t, 2)
+			s.join(s.begin())
+			p := s.start(1, "-etcd-endpoints", s.url(0))
+			own := s.join(p).Key()
+			key := subnet.Key{IPv4: taken(own.IPv4)}
+			s.takeWhileAsleep(p, own, key.String())
+			code, err := p.Wait(s.context())
+			if err != nil || code != exitSubnetLost {
+				t.Errorf("ended with status %d, %v", code, err)
+			}
+			want := fmt.Sprintf("%s of %v is now %s of %s", own, s.Hosts[1].IPv4, key, strangerIP)
+			if !strings.Contains(p.Log(), want) {
+				t.Errorf("does not say %q, what it lost and to whom", want)
+			}
+		})
+	}
+}
+
+// With -move-on-loss it takes another subnet instead, and leaves nothing of its own
+// in the way of who has the old one now.
+func TestMoveOnLoss(t *testing.T) {
 	s := newSegment(t, 2)
 	s.join(s.begin())
-	p := s.start(1, "-etcd-endpoints", s.url(0))
-	env := s.join(p)
-	asleep, err := os.FindProcess(p.PID())
-	if err != nil {
+	p := s.start(1, "-etcd-endpoints", s.url(0), "-move-on-loss", "-ip-blackhole-route")
+	before := s.join(p)
+	hole := func(k subnet.Key) string { return fmt.Sprintf("blackhole %v ", k.IPv4) }
+	only := func(routes []string, prefix string) bool {
+		return len(routes) == 1 && strings.HasPrefix(routes[0], prefix)
+	}
+	eventually(t, "a blackhole", func() bool { return only(s.routes(1, blackhole.Protocol), hole(before.Key())) })
+
+	s.takeWhileAsleep(p, before.Key(), before.Key().String())
+	var after subnet.Env
+	eventually(t, "another subnet in the subnet file", func() bool {
+		var err error
+		after, err = p.Env(s.context())
+		return err == nil && after.Key() != before.Key()
+	})
+	eventually(t, "the blackhole has moved", func() bool { return only(s.routes(1, blackhole.Protocol), hole(after.Key())) })
+	via := func(k subnet.Key, gateway any) string {
+		return fmt.Sprintf("%v via %v dev eth0 proto 104", k.IPv4, gateway)
+	}
+	eventually(t, "a route to the new subnet", func() bool {
+		return slices.Contains(s.routes(0, netlinkx.DefaultProtocol), via(after.Key(), s.Hosts[1].IPv4))
+	})
+	eventually(t, "a route to the new holder of the old one", func() bool {
+		return slices.Contains(s.routes(1, netlinkx.DefaultProtocol), via(before.Key(), strangerIP))
+	})
+	if !p.Running() {
+		t.Error("it has ended")
+	}
+	var r status.Report
+	if err := json.Unmarshal([]byte(s.must(1, "status", "-o", "json")), &r); err != nil {
 		t.Fatal(err)
 	}
-	if err := asleep.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
+	if r.State != "held" || r.Lease.Name != after.Key().String() || len(r.Problems) > 0 {
+		t.Errorf("status %+v", r)
 	}
-	s.must(0, "lease", "release", env.Key().String(), "-etcd-endpoints", s.url(0))
-	s.must(0, "lease", "reserve", env.Key().String(), "-public-ip", "172.17.42.77", "-etcd-endpoints", s.url(0))
-	if err := asleep.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	code, err := p.Wait(s.context())
-	if err != nil || code != exitSubnetLost {
-		t.Errorf("ended with status %d, %v", code, err)
-	}
-	if !strings.Contains(p.Log(), env.Key().String()) || !strings.Contains(p.Log(), "172.17.42.77") {
-		t.Error("does not name what it lost and to whom")
+	if strings.Contains(p.Log(), "not ours") {
+		t.Errorf("takes its own blackhole for somebody else's:\n%s", p.Log())
 	}
 }

@@ -12,6 +12,32 @@ import (
 
 // Set makes the blackhole routes of ours those to subnets, and no others.
 func Set(subnets []netip.Prefix) error {
+	return with(func(c *rtnetlink.Conn, have []netip.Prefix) error {
+		for _, p := range subnets {
+			if slices.Contains(have, p) {
+				continue
+			}
+			if err := c.Route.Add(message(p)); err != nil {
+				return fmt.Errorf("add blackhole %s: %w", p, err)
+			}
+		}
+		_, err := keep(c, have, subnets)
+		return err
+	})
+}
+
+// Keep removes the blackhole routes of ours that do not lead to one of subnets, and
+// adds none. It returns where those led that it has removed.
+func Keep(subnets []netip.Prefix) (removed []netip.Prefix, err error) {
+	err = with(func(c *rtnetlink.Conn, have []netip.Prefix) (err error) {
+		removed, err = keep(c, have, subnets)
+		return err
+	})
+	return removed, err
+}
+
+// with calls f with the routes of ours that there are.
+func with(f func(c *rtnetlink.Conn, have []netip.Prefix) error) error {
 	c, err := rtnetlink.Dial(nil)
 	if err != nil {
 		return err
@@ -21,33 +47,29 @@ func Set(subnets []netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range subnets {
-		if slices.Contains(have, p) {
-			continue
-		}
-		if err := c.Route.Add(message(p)); err != nil {
-			return fmt.Errorf("add blackhole %s: %w", p, err)
-		}
-	}
+	return f(c, have)
+}
+
+func keep(c *rtnetlink.Conn, have, stay []netip.Prefix) (removed []netip.Prefix, err error) {
 	for _, p := range have {
-		if slices.Contains(subnets, p) {
+		if slices.Contains(stay, p) {
 			continue
 		}
 		if err := c.Route.Delete(message(p)); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("remove blackhole %s: %w", p, err)
+			return removed, fmt.Errorf("remove blackhole %s: %w", p, err)
 		}
+		removed = append(removed, p)
 	}
-	return nil
+	return removed, nil
 }
 
 // List returns where our blackhole routes lead.
-func List() ([]netip.Prefix, error) {
-	c, err := rtnetlink.Dial(nil)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	return list(c)
+func List() (all []netip.Prefix, err error) {
+	err = with(func(_ *rtnetlink.Conn, have []netip.Prefix) error {
+		all = have
+		return nil
+	})
+	return all, err
 }
 
 func list(c *rtnetlink.Conn) ([]netip.Prefix, error) {
