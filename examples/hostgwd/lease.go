@@ -223,8 +223,8 @@ func reserveLease(ctx context.Context, c *call, store *etcd.Store) error {
 	return c.printLeases([]leaseRow{newLeaseRow(etcd.Listed{Record: r}, routedHere(ctx, c.Socket))})
 }
 
-// releaseLease deletes a lease or a reservation. What cannot be read as subnets is
-// taken for the name of a key that cannot be read either.
+// releaseLease deletes a lease or a reservation, and shows what it was. What cannot
+// be read as subnets is taken for the name of a key that cannot be read either.
 func releaseLease(ctx context.Context, c *call, store *etcd.Store) error {
 	if len(c.Args) < 2 {
 		return classed{errUsage, errors.New("release which subnet?")}
@@ -237,8 +237,22 @@ func releaseLease(ctx context.Context, c *call, store *etcd.Store) error {
 	case len(c.Args) > 2:
 		return err
 	}
+	asJSON, _ := c.json()
+	was := []leaseRow{}
+	if asJSON {
+		r, err := findRecord(ctx, store, name)
+		switch {
+		case err == nil:
+			was = append(was, newLeaseRow(etcd.Listed{Record: r}, routedHere(ctx, c.Socket)))
+		case !errors.Is(err, errNobodyHolds): // else the next call says so
+			return err
+		}
+	}
 	if err := store.ReleaseKey(ctx, name); err != nil {
 		return err
+	}
+	if asJSON {
+		return c.printLeases(was)
 	}
 	fmt.Fprintf(c.stderr, "released %s\n", name)
 	return nil
@@ -249,14 +263,23 @@ var errNobodyHolds = errors.New("nobody holds")
 // findLease returns the lease of key, if it is stored and can be read. If it is
 // not stored the error wraps errNobodyHolds.
 func findLease(ctx context.Context, store *etcd.Store, key subnet.Key) (subnet.Record, error) {
+	r, err := findRecord(ctx, store, key.String())
+	if err == nil {
+		err = r.Err
+	}
+	return r, err
+}
+
+// findRecord is findLease for a record that perhaps cannot be read.
+func findRecord(ctx context.Context, store *etcd.Store, name string) (subnet.Record, error) {
 	snap, err := store.Snapshot(ctx)
 	if err != nil {
 		return subnet.Record{}, err
 	}
 	for _, r := range snap.Records {
-		if r.Name == key.String() {
-			return r, r.Err
+		if r.Name == name {
+			return r, nil
 		}
 	}
-	return subnet.Record{}, fmt.Errorf("%w %s", errNobodyHolds, key)
+	return subnet.Record{}, fmt.Errorf("%w %s", errNobodyHolds, name)
 }

@@ -213,10 +213,14 @@ func TestHostsJoinAndLeave(t *testing.T) {
 	if code, _, errs := s.run(1, "lease", "reserve", "192.168.1.64/26", "-public-ip", "172.17.42.78"); code != exitFailure || !strings.Contains(errs, "192.168.1.64-26") {
 		t.Errorf("reserving what is taken: status %d, %s", code, errs)
 	}
-	s.must(1, "lease", "release", "192.168.1.64-26")
+	var released []leaseRow
+	out := s.must(1, "lease", "release", "192.168.1.64-26", "-o", "json")
+	if err := json.Unmarshal([]byte(out), &released); err != nil || len(released) != 1 || released[0].Name != "192.168.1.64-26" || !released[0].Reserved {
+		t.Errorf("the reservation is released as %s, %v", out, err)
+	}
 	eventually(t, "no route to the reservation", func() bool { return len(s.routes(0, netlinkx.DefaultProtocol)) == 1 })
-	if code, _, errs := s.run(1, "lease", "release", "192.168.1.64-26"); code != exitFailure || !strings.Contains(errs, "no such lease") {
-		t.Errorf("releasing what nobody holds: status %d, %s", code, errs)
+	if code, out, errs := s.run(1, "lease", "release", "192.168.1.64-26", "-o", "json"); code != exitFailure || out != "" || !strings.Contains(errs, "no such lease") {
+		t.Errorf("releasing what nobody holds: status %d, %s%s", code, out, errs)
 	}
 
 	// A second daemon on a host, and a cleanup under a daemon, are refused.
@@ -254,7 +258,7 @@ func TestHostsJoinAndLeave(t *testing.T) {
 	}
 
 	// Leaving for good.
-	out := s.must(1, "cleanup", "-release", "-etcd-endpoints", s.url(0))
+	out = s.must(1, "cleanup", "-release", "-etcd-endpoints", s.url(0))
 	if !strings.Contains(out, "1 routes removed") || !strings.Contains(out, env2.Key().String()+" released") {
 		t.Errorf("cleanup:\n%s", out)
 	}
