@@ -123,6 +123,7 @@ var problemTexts = map[string]string{
 	"hostgwd status does not work":                      "examples/hostgwd/serve.go",
 	"claims this host's lease with this host's address": "examples/internal/status/report.go",
 	"the config in the store is refused":                "examples/internal/status/report.go",
+	"no longer fits the config in the store":            "examples/internal/status/report.go",
 }
 
 func TestProblems(t *testing.T) {

@@ -22,12 +22,16 @@ import (
 var now = time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)
 
 func held() hostgw.Status {
+	config, err := subnet.ParseConfig([]byte(`{"Network":"192.168.0.0/16","SubnetLen":26,"Backend":{"Type":"host-gw"}}`))
+	if err != nil {
+		panic(err)
+	}
 	key := subnet.Key{IPv4: netip.MustParsePrefix("192.168.1.192/26")}
 	lease := subnet.Lease{Key: key, Holder: subnet.Holder{PublicIP: netip.MustParseAddr("172.17.42.40")}}
 	return hostgw.Status{
 		State:   hostgw.StateHeld,
-		Config:  subnet.NetworkConfig{Config: subnet.Config{IPv4: subnet.Range{Network: netip.MustParsePrefix("192.168.0.0/16")}}, Revision: 2},
-		Joined:  hostgw.Joined{Lease: lease},
+		Config:  subnet.NetworkConfig{Config: config, Revision: 2},
+		Joined:  hostgw.Joined{Config: config, Lease: lease},
 		Record:  subnet.Record{Name: key.String(), Lease: lease, Token: 7},
 		Since:   now.Add(-time.Hour),
 		Renewed: now.Add(-time.Minute),
@@ -50,6 +54,9 @@ func TestReport(t *testing.T) {
 	r.Fill(held(), now)
 	if r.Lease == nil || r.Lease.Seconds != (24*time.Hour-time.Minute).Seconds() || r.Lease.Name != "192.168.1.192-26" {
 		t.Errorf("lease %+v", r.Lease)
+	}
+	if len(r.Problems) > 0 {
+		t.Errorf("problems where all is well: %q", r.Problems)
 	}
 	if p := r.Peers[1].Routes[0]; p.State != NoRoute || p.Reason != "unreadable" || p.Error != "what is that" {
 		t.Errorf("an unreadable peer is told as %+v", p)
@@ -89,6 +96,7 @@ func TestReportSaysWhatIsWrong(t *testing.T) {
 	s.TTL = 0
 	s.Uplink.Running = false
 	s.Peers[0].Missing = now
+	s.Config.Config.IPv4.Min = netip.MustParseAddr("192.168.2.0")
 	var r Report
 	r.Time = now
 	r.Fill(s, now)
@@ -96,7 +104,7 @@ func TestReportSaysWhatIsWrong(t *testing.T) {
 	if err := Print(&out, r); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"connection refused", "SubnetLen 40", "twin", "reservation", "without carrier", "held"} {
+	for _, want := range []string{"connection refused", "SubnetLen 40", "twin", "lease 192.168.1.192-26 no longer fits", "reservation", "without carrier", "held"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the table lacks %q:\n%s", want, &out)
 		}
