@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"os"
@@ -32,32 +33,53 @@ func (f *flap) allows(l loss) bool {
 // step breaks something and puts it right again. It returns what link was away, if
 // one was.
 type step struct {
-	name string
-	do   func(t *testing.T, w *world, r *rand.Rand) *flap
+	name   string
+	do     func(t *testing.T, w *world, r *rand.Rand) *flap
+	within time.Duration // how soon after that the store must be heard; prompt if zero
+	tells  tells
 }
 
+// prompt is how soon after the store's return every daemon must act on what it holds.
+const prompt = time.Second
+
+// afterFlap is the same after a link was away. What etcd sent meanwhile TCP sends
+// again only after pauses that have doubled: the next one may be as long as the link
+// was away, and fall to a neighbour that has yet to be found.
+const afterFlap = flapSlack + prompt
+
+// afterSilence is the same for who was connected to a member that fell silent: it
+// takes some six seconds to tell that from a busy one.
+const afterSilence = 6*time.Second + prompt
+
+// longestPause is the longest time in which a path may not have been probed, for
+// something that was lost then could not be seen. It is ten times what a machine
+// needs that has little else to do.
+const longestPause = 250 * time.Millisecond
+
 var steps = []step{
-	{"kill -9 the leader", killLeader},
-	{"stop a majority", stopMajority},
-	{"partition the leader", func(t *testing.T, w *world, r *rand.Rand) *flap {
+	{name: "stop all and back up", do: backUp, tells: tellsAlways},
+	{name: "kill -9 the leader", do: killLeader},
+	{name: "stop a majority", do: stopMajority, tells: tellsAlways},
+	{name: "partition the leader", do: func(t *testing.T, w *world, r *rand.Rand) *flap {
 		return partition(t, w, w.etcd.leader(t))
 	}},
-	{"partition a follower", func(t *testing.T, w *world, r *rand.Rand) *flap {
+	{name: "partition a follower", do: func(t *testing.T, w *world, r *rand.Rand) *flap {
 		others := w.etcd.others(w.etcd.leader(t))
 		return partition(t, w, others[r.IntN(len(others))])
 	}},
-	{"freeze all members", freeze},
-	{"wipe and restart empty", wipe},
-	{"compact", compact},
-	{"kill -9 daemons", killDaemons},
-	{"pull a host's cable", pullCable},
-	{"set a host's link down", linkDown},
+	{name: "freeze all members", do: freeze},
+	{name: "wipe and restart empty", do: wipe, tells: tellsAlways},
+	{name: "restore an old backup", do: restore, tells: tellsAlways},
+	{name: "compact", do: compact, tells: tellsNever},
+	{name: "kill -9 daemons", do: killDaemons, tells: tellsNever},
+	{name: "pull a host's cable", do: pullCable, within: afterFlap},
+	{name: "set a host's link down", do: linkDown, within: afterFlap},
 }
 
 // TestChaos breaks everything in turn. After each step all must be as it was: the
-// same leases, exactly the right routes, every daemon hearing the store. No step
-// may lose a packet or touch a route, but for the flaps of a link, which may cost
-// the packets of that host while it is away, and its own routes.
+// same leases, exactly the right routes, every daemon hearing the store and having
+// said so. No step may lose a packet or touch a route, but for the flaps of a link,
+// which may cost the packets of that host while it is away, and its own routes.
 func TestChaos(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: it makes network namespaces")
@@ -70,7 +92,8 @@ func TestChaos(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	began, used := time.Now(), cpuUsed(t)
 	w := newWorld(t)
-	w.waitHeard(t)
+	w.heardWithin(t, "the first", patience)
+	w.unmark(t)
 	w.mesh.account(t)
 	t.Logf("%d hosts have joined after %v", hosts, time.Since(began).Round(time.Millisecond))
 
@@ -81,21 +104,25 @@ func TestChaos(t *testing.T) {
 			r.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 		}
 		for _, s := range order {
-			began := time.Now()
+			before := w.told()
 			w.watchRoutes(t)
+			began := time.Now()
 			away := s.do(t, w, r)
-			back := time.Since(began)
-			w.etcd.wait(t)
-			heard := w.waitHeard(t)
+			heard := w.heardWithin(t, s.name, cmp.Or(s.within, prompt))
+			back := time.Since(began) - heard
+			w.etcd.waitAll(t)
+			w.waitReady(t)
 			w.waitLeases(t)
+			w.unmark(t)
 			w.waitRoutes(t)
+			w.checkTold(t, s, before)
 			if away != nil {
 				time.Sleep(time.Until(away.till.Add(flapSlack))) // what is lost from now on is not excused
 			}
 			a := w.mesh.account(t)
 			w.check(t, s.name, away, a)
 			sent, lost = sent+a.sent, lost+len(a.lost)
-			t.Logf("%-22s %6v until it was put right, %6v more until all heard a change; %5d probes, %v apart at most, %d lost%s", s.name,
+			t.Logf("%-22s %6v until etcd was back, %6v more until all heard a change; %5d probes, %v apart at most, %d lost%s", s.name,
 				back.Round(time.Millisecond), heard.Round(time.Millisecond), a.sent, a.pause.Round(time.Millisecond), len(a.lost), away.tell(a.lost))
 			if t.Failed() {
 				t.FailNow()
@@ -111,6 +138,9 @@ func (w *world) check(t *testing.T, name string, away *flap, a account) {
 	t.Helper()
 	if a.sent == 0 {
 		t.Errorf("%s: no probes were sent", name)
+	}
+	if a.pause > longestPause {
+		t.Errorf("%s: a path was not probed for %v, so that nobody knows what was lost", name, a.pause)
 	}
 	if away != nil && len(a.lost) == 0 {
 		t.Errorf("%s: the probes do not see that the link of %s was away", name, away.host.Name)
@@ -155,15 +185,18 @@ func (f *flap) tell(lost []loss) string {
 func killLeader(t *testing.T, w *world, r *rand.Rand) *flap {
 	m := w.etcd.leader(t)
 	m.kill()
-	w.etcd.wait(t)
+	w.heardWithin(t, "a new leader", prompt)
+	w.unmark(t)
 	m.start(t)
-	w.etcd.waitAll(t)
 	return nil
 }
 
 // stopMajority stops one member in order and kills another. While there is no
-// leader a daemon is killed and started, and stays on what it knew.
+// leader a daemon is killed and started, and stays on what it knew. Those that are
+// connected to the third member hear from it that there is none, after the three
+// election times that it takes for a passing thing.
 func stopMajority(t *testing.T, w *world, r *rand.Rand) *flap {
+	before := w.told()
 	m := w.etcd.members
 	at := r.IntN(len(m))
 	down := []*member{m[at], m[(at+1)%len(m)]}
@@ -175,11 +208,10 @@ func stopMajority(t *testing.T, w *world, r *rand.Rand) *flap {
 	if err := w.etcd.try(t, clientv3.OpPut("/up", "1")); err == nil {
 		t.Error("a minority of etcd takes writes")
 	}
+	w.waitTold(t, before)
 	for _, m := range down {
 		m.start(t)
 	}
-	w.etcd.waitAll(t)
-	ready(t, n)
 	return nil
 }
 
@@ -200,11 +232,11 @@ func partition(t *testing.T, w *world, m *member) *flap {
 		}
 		return true, ""
 	})
-	w.waitHeard(t) // also by those that were connected to it
+	w.heardWithin(t, "partition", afterSilence) // also by those that were connected to it
+	w.unmark(t)
 	if err := w.Bridge.SetUp(m.Port); err != nil {
 		t.Fatal(err)
 	}
-	w.etcd.waitAll(t)
 	return nil
 }
 
@@ -220,11 +252,30 @@ func freeze(t *testing.T, w *world, r *rand.Rand) *flap {
 	signal(syscall.SIGSTOP)
 	time.Sleep(2 * time.Second)
 	signal(syscall.SIGCONT)
-	w.etcd.waitAll(t)
 	return nil
 }
 
-// wipe has etcd lose everything, and the operator put the config back.
+// backUp copies what etcd holds, as far as that can be done: while no member runs.
+func backUp(t *testing.T, w *world, r *rand.Rand) *flap {
+	w.backup = w.etcd.backUp(t)
+	w.backedUp = w.created
+	return nil
+}
+
+// restore has etcd be what it was when it was backed up, before it was wiped perhaps.
+// The hosts find their leases as they were then.
+func restore(t *testing.T, w *world, r *rand.Rand) *flap {
+	if w.backup == "" {
+		backUp(t, w, r)
+		w.etcd.wait(t)
+	}
+	w.etcd.restore(t, w.backup)
+	w.created = w.backedUp
+	return nil
+}
+
+// wipe has etcd lose everything, and the operator put the config back, which is when
+// the store is back.
 func wipe(t *testing.T, w *world, r *rand.Rand) *flap {
 	for _, m := range w.etcd.members {
 		m.kill()
@@ -238,7 +289,7 @@ func wipe(t *testing.T, w *world, r *rand.Rand) *flap {
 		t.Errorf("the wiped etcd holds %v", got)
 	}
 	w.etcd.do(t, clientv3.OpPut(prefix+"/config", config))
-	w.waitLeases(t)
+	w.created = nil
 	return nil
 }
 
@@ -282,9 +333,6 @@ func killDaemons(t *testing.T, w *world, r *rand.Rand) *flap {
 	for _, i := range dead {
 		w.start(t, w.nodes[i])
 	}
-	for _, i := range dead {
-		ready(t, w.nodes[i])
-	}
 	return nil
 }
 
@@ -318,15 +366,6 @@ func away(t *testing.T, n *node, down, up func() error) *flap {
 	}
 	f.till = time.Now()
 	return f
-}
-
-func ready(t *testing.T, n *node) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := n.daemon.Ready(ctx); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // cpuUsed is how long this process has computed.

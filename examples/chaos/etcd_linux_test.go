@@ -165,6 +165,38 @@ func (m *member) wipe(t *testing.T) {
 	}
 }
 
+// backUp stops all members, copies their data and starts them again. It returns where
+// the copies are.
+func (c *cluster) backUp(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	for _, m := range c.members {
+		m.kill()
+	}
+	for _, m := range c.members {
+		if err := os.CopyFS(filepath.Join(dir, m.Name), os.DirFS(m.dir)); err != nil {
+			t.Fatal(err)
+		}
+		m.start(t)
+	}
+	return dir
+}
+
+// restore starts all members over with what was copied.
+func (c *cluster) restore(t *testing.T, backup string) {
+	t.Helper()
+	for _, m := range c.members {
+		m.kill()
+	}
+	for _, m := range c.members {
+		m.wipe(t)
+		if err := os.CopyFS(m.dir, os.DirFS(filepath.Join(backup, m.Name))); err != nil {
+			t.Fatal(err)
+		}
+		m.start(t)
+	}
+}
+
 // leader returns the member that leads, as the members themselves say.
 func (c *cluster) leader(t *testing.T) *member {
 	t.Helper()

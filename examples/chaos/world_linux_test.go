@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -31,19 +32,29 @@ const (
 // The marker is the lease of a host that does not exist, outside of the range that
 // hosts lease from: whoever has its route has heard the store.
 const (
-	markerSubnet  = "192.168.251.0/26"
-	markerGateway = "172.17.42.200"
+	markerSubnet = "192.168.251.0/26"
+	markerKey    = prefix + "/subnets/192.168.251.0-26"
 )
+
+var markerGateways = [2]string{"172.17.42.200", "172.17.42.201"}
 
 // world is a segment with the hosts of a network and of its etcd.
 type world struct {
 	*netns.Segment
-	etcd   *cluster
-	nodes  []*node
-	mesh   *mesh
-	dir    string
-	leases []string // the names in the store once all have joined; they never change
+	etcd  *cluster
+	nodes []*node
+	mesh  *mesh
+	dir   string
+
+	leases   []string         // the keys in the store once all have joined; they never change
+	created  map[string]int64 // the revisions at which they were created; nil if they are to be created anew
+	backup   string           // where the last backup is
+	backedUp map[string]int64 // created at that time
 }
+
+// shortTTL is how long every other host's lease lives without being kept alive: long
+// enough for what a step takes, and short enough that it is renewed within each.
+const shortTTL = 10 * time.Second
 
 // node is a host with its hostgwd and a container.
 type node struct {
@@ -90,12 +101,10 @@ func newWorld(t *testing.T) *world {
 	for _, n := range w.nodes {
 		w.start(t, n)
 	}
+	w.waitReady(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for _, n := range w.nodes {
-		if err := n.daemon.Ready(ctx); err != nil {
-			t.Fatal(err)
-		}
 		if n.env, err = n.daemon.Env(ctx); err != nil {
 			t.Fatal(err)
 		}
@@ -104,7 +113,8 @@ func newWorld(t *testing.T) *world {
 		}
 	}
 	w.waitRoutes(t)
-	w.leases = w.stored(t)
+	w.created = w.stored(t)
+	w.leases = slices.Sorted(maps.Keys(w.created))
 	if len(w.leases) != hosts {
 		t.Fatalf("etcd holds %d leases of %d hosts: %v", len(w.leases), hosts, w.leases)
 	}
@@ -114,14 +124,26 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) start(t *testing.T, n *node) {
 	t.Helper()
+	args := []string{"-etcd-endpoints", w.etcd.endpoints(), "-etcd-prefix", prefix}
+	if slices.Index(w.nodes, n)%2 == 0 {
+		args = append(args, "-lease-ttl", shortTTL.String())
+	}
 	var err error
-	n.daemon, err = daemon.Start(n.Namespace, daemon.Options{
-		Program: program,
-		Dir:     filepath.Join(w.dir, n.Name),
-		Args:    []string{"-etcd-endpoints", w.etcd.endpoints(), "-etcd-prefix", prefix},
-	})
+	n.daemon, err = daemon.Start(n.Namespace, daemon.Options{Program: program, Dir: filepath.Join(w.dir, n.Name), Args: args})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// waitReady waits until every daemon is ready.
+func (w *world) waitReady(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for _, n := range w.nodes {
+		if err := n.daemon.Ready(ctx); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -160,10 +182,11 @@ func routesOf(t *testing.T, n *node) []string {
 	return lines
 }
 
-// stored returns the names of the leases in the store, sorted.
-func (w *world) stored(t *testing.T) []string {
+// stored returns the keys of the leases in the store, with the revisions at which they
+// were created, but for the marker.
+func (w *world) stored(t *testing.T) map[string]int64 {
 	t.Helper()
-	var names []string
+	created := map[string]int64{}
 	eventually(t, "etcd can be read", func() (bool, string) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -171,23 +194,30 @@ func (w *world) stored(t *testing.T) []string {
 		if err != nil {
 			return false, err.Error()
 		}
-		names = nil
+		clear(created)
 		for _, kv := range got.Kvs {
-			names = append(names, string(kv.Key))
+			created[string(kv.Key)] = kv.CreateRevision
 		}
+		delete(created, markerKey)
 		return true, ""
 	})
-	return names // in the order of etcd, which is that of the names
+	return created
 }
 
 // waitLeases waits until the store holds the leases that it held at the beginning,
-// on one etcd lease for each host.
+// on one etcd lease for each host, and checks that none was lost and put back.
 func (w *world) waitLeases(t *testing.T) {
 	t.Helper()
+	var created map[string]int64
 	eventually(t, "every host holds its lease", func() (bool, string) {
-		got := w.stored(t)
+		created = w.stored(t)
+		got := slices.Sorted(maps.Keys(created))
 		return slices.Equal(got, w.leases), fmt.Sprintf("%v, want %v", got, w.leases)
 	})
+	if w.created != nil && !maps.Equal(created, w.created) {
+		t.Errorf("leases were lost and put back: created at\n%v\nand before at\n%v", created, w.created)
+	}
+	w.created = created
 	eventually(t, "there is an etcd lease a host", func() (bool, string) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -199,27 +229,47 @@ func (w *world) waitLeases(t *testing.T) {
 	})
 }
 
-// waitHeard waits until every daemon acts on what is written to the store now, and
-// returns how long the slowest took.
-func (w *world) waitHeard(t *testing.T) time.Duration {
+// heardWithin waits until the store takes a write, which is when it is back, and checks
+// that every daemon acts on that within a while. It returns how long the slowest took.
+// The marker stays.
+func (w *world) heardWithin(t *testing.T, name string, limit time.Duration) time.Duration {
 	t.Helper()
-	key := prefix + "/subnets/" + strings.ReplaceAll(markerSubnet, "/", "-")
-	line := fmt.Sprintf("%s via %s dev eth0 proto 104", markerSubnet, markerGateway)
-	routed := func(there bool) {
-		for _, n := range w.nodes {
-			eventually(t, fmt.Sprintf("%s has the marker: %v", n.Name, there), func() (bool, string) {
-				got := routesOf(t, n)
-				return slices.Contains(got, line) == there, strings.Join(got, "\n")
-			})
-		}
+	took := w.mark(t, markerGateways[0])
+	if took > limit {
+		t.Errorf("%s: the store was heard by all after %v, want within %v", name, took, limit)
 	}
-	w.etcd.do(t, clientv3.OpPut(key, fmt.Sprintf(`{"PublicIP":%q,"PublicIPv6":null,"BackendType":"host-gw"}`, markerGateway)))
-	written := time.Now()
-	routed(true)
-	took := time.Since(written)
-	w.etcd.do(t, clientv3.OpDelete(key))
-	routed(false)
 	return took
+}
+
+// unmark deletes the marker. Who hears of that together with its own lease having
+// been lost or put back takes the marker for lost as well, and keeps its route for a
+// while. So all must first have heard what came before.
+func (w *world) unmark(t *testing.T) {
+	t.Helper()
+	w.mark(t, markerGateways[1])
+	w.etcd.do(t, clientv3.OpDelete(markerKey))
+	for _, n := range w.nodes {
+		eventually(t, n.Name+" has no marker", func() (bool, string) {
+			got := strings.Join(routesOf(t, n), "\n")
+			return !strings.Contains(got, markerSubnet), got
+		})
+	}
+}
+
+// mark writes the marker and waits until all have its route. It returns how long that
+// took them once it was written.
+func (w *world) mark(t *testing.T, gateway string) time.Duration {
+	t.Helper()
+	line := fmt.Sprintf("%s via %s dev eth0 proto 104", markerSubnet, gateway)
+	w.etcd.do(t, clientv3.OpPut(markerKey, fmt.Sprintf(`{"PublicIP":%q,"PublicIPv6":null,"BackendType":"host-gw"}`, gateway)))
+	written := time.Now()
+	for _, n := range w.nodes {
+		eventually(t, n.Name+" has the marker by "+gateway, func() (bool, string) {
+			got := routesOf(t, n)
+			return slices.Contains(got, line), strings.Join(got, "\n")
+		})
+	}
+	return time.Since(written)
 }
 
 // watchRoutes begins to record every change of a route on every host.
