@@ -63,7 +63,7 @@ func releaseOwn(ctx context.Context, c *call) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
-	client, err := dialEtcd(c.Values, storeEndpoints(ctx, c.Values))
+	client, err := dialStore(ctx, c.Values)
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,9 @@ func newDaemon(set setting.Values, log *slog.Logger, b build) *daemon {
 }
 
 func runDaemon(ctx context.Context, c *call) error {
+	if err := c.CheckAccess(); err != nil {
+		return classed{errUsage, err}
+	}
 	d := newDaemon(c.Values, c.log, thisBuild())
 	d.notify = notifyService(c.log)
 	return d.run(ctx)

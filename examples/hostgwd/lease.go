@@ -30,14 +30,13 @@ func runLease(ctx context.Context, c *call) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
-	endpoints := storeEndpoints(ctx, c.Values)
-	client, err := dialEtcd(c.Values, endpoints)
+	client, err := dialStore(ctx, c.Values)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
 	if err := operations[c.Args[0]](ctx, c, etcd.New(client, c.EtcdPrefix)); err != nil {
-		return fmt.Errorf("store %s: %w", strings.Join(endpoints, ","), err)
+		return fmt.Errorf("store %s: %w", strings.Join(client.Endpoints(), ","), err)
 	}
 	return nil
 }

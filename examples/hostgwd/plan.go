@@ -81,7 +81,9 @@ func planSnapshot(ctx context.Context, c *call) (snap subnet.Snapshot, own bool,
 	if len(c.EtcdEndpoints) == 0 {
 		_, err := status.Get(ctx, c.Socket)
 		running := err == nil
-		switch {
+		switch access := c.CheckAccess(); {
+		case !running && access != nil:
+			return snap, false, classed{errUsage, access}
 		case !running && embedded.Exists(c.DataDir):
 			return snap, false, fmt.Errorf("the leases are in %s, which can only be looked at while hostgwd runs", c.DataDir)
 		case !running && c.HasNetwork():
@@ -92,7 +94,7 @@ func planSnapshot(ctx context.Context, c *call) (snap subnet.Snapshot, own bool,
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
-	client, err := dialEtcd(c.Values, storeEndpoints(ctx, c.Values))
+	client, err := dialStore(ctx, c.Values)
 	if err != nil {
 		return snap, false, err
 	}

@@ -129,14 +129,26 @@ func (d *daemon) noteStore(endpoints []string, own bool) {
 
 // storeEndpoints is where a command finds the store: where the flags say, else
 // where the daemon on this host has it, else where its own would listen.
-func storeEndpoints(ctx context.Context, v setting.Values) []string {
+func storeEndpoints(ctx context.Context, v setting.Values) ([]string, error) {
 	if len(v.EtcdEndpoints) > 0 {
-		return v.EtcdEndpoints
+		return v.EtcdEndpoints, nil
 	}
 	if v.Socket != "" {
 		if r, err := status.Get(ctx, v.Socket); err == nil && len(r.Store.Endpoints) > 0 {
-			return r.Store.Endpoints
+			return r.Store.Endpoints, nil
 		}
 	}
-	return embedded.URLs(v.ListenClientURLs)
+	if err := v.CheckAccess(); err != nil {
+		return nil, classed{errUsage, fmt.Errorf("%w where no hostgwd runs that can be asked for them", err)}
+	}
+	return embedded.URLs(v.ListenClientURLs), nil
+}
+
+// dialStore makes a client of the store that a command finds.
+func dialStore(ctx context.Context, v setting.Values) (*clientv3.Client, error) {
+	endpoints, err := storeEndpoints(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	return dialEtcd(v, endpoints)
 }

@@ -132,10 +132,17 @@ func (v Values) check() error {
 		return errors.New("-subnet-len, -subnet-min and -subnet-max need -network")
 	case !v.IPv6Network.IsValid() && (v.IPv6SubnetLen != 0 || v.IPv6SubnetMin.IsValid() || v.IPv6SubnetMax.IsValid()):
 		return errors.New("-ipv6-subnet-len, -ipv6-subnet-min and -ipv6-subnet-max need -ipv6-network")
-	case len(v.EtcdEndpoints) == 0 && (v.EtcdUsername != "" || v.EtcdCertFile != "" || v.EtcdCAFile != ""):
-		return errors.New("-etcd-username, -etcd-certfile and -etcd-cafile need -etcd-endpoints")
 	case v.SubnetFile == "":
 		return errors.New("-subnet-file must not be empty")
+	}
+	return nil
+}
+
+// CheckAccess fails if the settings say how to be let into an etcd and not which. The
+// etcd of our own lets everybody in. A command may ask a daemon instead.
+func (v Values) CheckAccess() error {
+	if len(v.EtcdEndpoints) == 0 && (v.EtcdUsername != "" || v.EtcdCertFile != "" || v.EtcdCAFile != "") {
+		return errors.New("-etcd-username, -etcd-certfile and -etcd-cafile need -etcd-endpoints")
 	}
 	return nil
 }

@@ -152,7 +152,6 @@ func TestRefusals(t *testing.T) {
 		{[]string{"-ip-masq=maybe"}, nil, []string{"-ip-masq", "maybe"}},
 		{[]string{"-etcd-certfile", "x", "-etcd-endpoints", "https://a:1"}, nil, []string{"-etcd-keyfile"}},
 		{[]string{"-etcd-password", "x", "-etcd-endpoints", "https://a:1"}, nil, []string{"-etcd-username"}},
-		{[]string{"-etcd-cafile", "x"}, nil, []string{"-etcd-endpoints"}},
 		{[]string{"-subnet-len", "24"}, nil, []string{"-network"}},
 		{[]string{"-subnet-file", ""}, nil, []string{"-subnet-file"}},
 		{[]string{"-kube-subnet-mgr"}, nil, []string{"-kube-subnet-mgr", "Kubernetes"}},
