@@ -18,6 +18,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/hostgw/hostgw/examples/internal/netns"
 )
@@ -36,6 +37,7 @@ func runEtcd(spec string) int {
 	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	c.LogLevel = "error"
+	c.ElectionMs = 500 // half of the usual: elections are much of what the steps wait for
 	e, err := embed.StartEtcd(c)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -107,7 +109,8 @@ func (c *cluster) endpoints() string {
 	return strings.Join(all, ",")
 }
 
-// dial returns a client whose connections leave from a namespace.
+// dial returns a client whose connections leave from a namespace. It tries again so
+// often that the test waits for the members, and not for it.
 func dial(t *testing.T, from *netns.Namespace, endpoints ...string) *clientv3.Client {
 	t.Helper()
 	client, err := clientv3.New(clientv3.Config{
@@ -115,13 +118,19 @@ func dial(t *testing.T, from *netns.Namespace, endpoints ...string) *clientv3.Cl
 		Logger:               zap.NewNop(),
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: time.Second,
-		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, address string) (conn net.Conn, err error) {
-			err = from.Do(func() error {
-				conn, err = new(net.Dialer).DialContext(ctx, "tcp", address)
-				return err
-			})
-			return conn, err
-		})},
+		DialOptions: []grpc.DialOption{
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, MaxDelay: 100 * time.Millisecond},
+				MinConnectTimeout: time.Second,
+			}),
+			grpc.WithContextDialer(func(ctx context.Context, address string) (conn net.Conn, err error) {
+				err = from.Do(func() error {
+					conn, err = new(net.Dialer).DialContext(ctx, "tcp", address)
+					return err
+				})
+				return conn, err
+			}),
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -148,10 +157,10 @@ func (m *member) kill() {
 	}
 }
 
-// stop has the member end in order, as far as it does so within three seconds:
-// etcd waits for its clients to go first, and watches do not.
+// stop has the member end in order, as far as it does so within a second: etcd waits
+// for its clients to go first, and watches do not.
 func (m *member) stop() {
-	late := time.AfterFunc(3*time.Second, func() { _ = m.cmd.Process.Kill() })
+	late := time.AfterFunc(time.Second, func() { _ = m.cmd.Process.Kill() })
 	defer late.Stop()
 	_ = m.cmd.Process.Signal(syscall.SIGTERM)
 	_ = m.cmd.Wait()
