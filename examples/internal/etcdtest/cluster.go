@@ -3,6 +3,7 @@ package etcdtest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -57,14 +58,33 @@ func (c *Cluster) Start(members ...*Server) {
 	}
 }
 
-// Stop stops members at the same time.
-func (c *Cluster) Stop(members ...*Server) {
+// Kill stops members at the same moment, as if the power went: none has the time to
+// hand anything over to another.
+func (c *Cluster) Kill(members ...*Server) {
 	c.t.Helper()
-	var stopping sync.WaitGroup
-	for _, s := range members {
-		stopping.Go(s.Stop)
+	together := func(do func(*Server)) {
+		var work sync.WaitGroup
+		for _, s := range members {
+			work.Go(func() { do(s) })
+		}
+		work.Wait()
 	}
-	stopping.Wait()
+	together(func(s *Server) { s.etcd.Server.HardStop() })
+	together((*Server).Stop)
+}
+
+// Leader returns the member that leads.
+func (c *Cluster) Leader() *Server {
+	c.t.Helper()
+	for began := time.Now(); time.Since(began) < patience; time.Sleep(10 * time.Millisecond) {
+		for _, s := range c.Members {
+			if s.etcd.Server.Leader() == s.etcd.Server.MemberID() {
+				return s
+			}
+		}
+	}
+	c.t.Fatal("etcdtest: no leader")
+	return nil
 }
 
 // MoveLeader has the leader hand over to the member after it.
@@ -72,19 +92,9 @@ func (c *Cluster) MoveLeader() {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	for ctx.Err() == nil {
-		for i, s := range c.Members {
-			e := s.etcd.Server
-			if e.Leader() != e.MemberID() {
-				continue
-			}
-			to := c.Members[(i+1)%len(c.Members)].etcd.Server.MemberID()
-			if err := e.MoveLeader(ctx, uint64(e.Leader()), uint64(to)); err != nil {
-				c.t.Fatalf("etcdtest: moving the leader: %v", err)
-			}
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
+	from := c.Leader()
+	to := c.Members[(slices.Index(c.Members, from)+1)%len(c.Members)]
+	if err := from.etcd.Server.MoveLeader(ctx, uint64(from.etcd.Server.MemberID()), uint64(to.etcd.Server.MemberID())); err != nil {
+		c.t.Fatalf("etcdtest: moving the leader: %v", err)
 	}
-	c.t.Fatal("etcdtest: no leader")
 }
