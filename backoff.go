@@ -8,11 +8,11 @@ import (
 
 const (
 	backoffFirst = 50 * time.Millisecond
-	backoffLast  = time.Second
+	backoffLast  = 800 * time.Millisecond
 )
 
-// backoff paces what is tried again: twice the pause each time, up to a second,
-// so that everything is caught up within a second of a store's return. The
+// backoff paces what is tried again: twice the pause each time, up to somewhat less
+// than a second, so that everything is caught up within one of a store's return. The
 // pauses of different nodes differ, lest they all come back at the same moment.
 type backoff struct {
 	seed  uint32

@@ -177,6 +177,9 @@ func (m *Manager) takeHearing(of *error, err error, now time.Time) {
 		m.log.Info("store can be heard again", "after", now.Sub(st.Since).Round(time.Millisecond))
 		m.tell(func() Event { return &StoreEvent{} })
 		st.Since = now
+		if m.status.State != StateHeld {
+			m.askForLook() // tenure waits for it
+		}
 	case st.Since.IsZero():
 		st.Since = now
 	}

@@ -184,7 +184,7 @@ func (m *Manager) snapshot(ctx context.Context) (snap subnet.Snapshot, atOnce, o
 			return snap, false, false
 		}
 		m.waiting(ctx, err)
-		if !b.wait(ctx, nil) {
+		if !b.wait(ctx, m.look) {
 			return snap, false, false
 		}
 	}

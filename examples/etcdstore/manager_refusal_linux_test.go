@@ -50,7 +50,6 @@ func TestManagerRefused(t *testing.T) {
 				begin:    func() { test.take(t, root) },
 				end:      func() { test.give(t, root) },
 				operator: func() *clientv3.Client { return root },
-				within:   refusedPrompt,
 			}
 			m.outlives(refused)
 

@@ -14,7 +14,7 @@ import (
 )
 
 // refusedDelay is how long a refused node waits before it asks again.
-const refusedDelay = time.Second
+const refusedDelay = 600 * time.Millisecond
 
 // guarded is a server with authentication, and a node's store on it.
 type guarded struct {

@@ -18,7 +18,7 @@ import (
 
 // Keep keeps a lease alive as hostgw.SubnetStore says: at once, then at each third
 // of its TTL, and for as long as etcd does not answer every quarter of a second, or
-// every second if it refuses. Whether the lease has ended only etcd says, never this
+// somewhat less often if it refuses. Whether the lease has ended only etcd says, never this
 // host's clock.
 //
 // It also watches the two keys of the lease, so that a deletion is noticed at

@@ -43,7 +43,8 @@ const (
 
 	// refusedDelay is the same for what etcd refuses this user. It takes an operator
 	// to change that, and each try may be a log-in, which etcd makes costly on purpose.
-	refusedDelay = time.Second
+	// But who is let in again is to be there within a second.
+	refusedDelay = 600 * time.Millisecond
 )
 
 // New returns the network stored under prefix, such as /coreos.com/network; the

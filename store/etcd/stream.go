@@ -62,7 +62,18 @@ func (s *Store) follow(parent context.Context, spans []span, p *patience, opened
 	}
 	answers := make(chan *pb.WatchResponse, 64)
 	broken := make(chan error, 1)
-	receiver.Go(func() { broken <- receive(ctx, stream, answers) })
+	// What the two functions read is of no use once the stream has ended.
+	reading, ended := context.WithCancel(parent)
+	receiver.Go(func() {
+		broken <- receive(ctx, stream, answers)
+		ended()
+	})
+	why := func(err error) error {
+		if errors.Is(err, context.Canceled) && reading.Err() != nil && parent.Err() == nil {
+			return fail(<-broken)
+		}
+		return err
+	}
 
 	probe := time.NewTicker(probeInterval)
 	defer probe.Stop()
@@ -96,16 +107,16 @@ func (s *Store) follow(parent context.Context, spans []span, p *patience, opened
 					if created++; created < len(spans) {
 						break
 					}
-					if err := opened(parent); err != nil {
-						return err
+					if err := opened(reading); err != nil {
+						return why(err)
 					}
 				}
 				events = append(events, a.Events...)
 			}
 			// Before it is opened, all events are older than what will be read.
 			if len(events) > 0 && created == len(spans) {
-				if err := heard(parent, events); err != nil {
-					return err
+				if err := heard(reading, events); err != nil {
+					return why(err)
 				}
 			}
 		}
