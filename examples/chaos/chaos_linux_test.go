@@ -52,9 +52,9 @@ const afterFlap = flapSlack + prompt
 const afterSilence = 6*time.Second + prompt
 
 // longestPause is the longest time in which a path may not have been probed, for
-// something that was lost then could not be seen. It is ten times what a machine
+// something that was lost then could not be seen. It is twenty times what a machine
 // needs that has little else to do.
-const longestPause = 250 * time.Millisecond
+const longestPause = 500 * time.Millisecond
 
 var steps = []step{
 	{name: "stop all and back up", do: backUp, tells: tellsAlways},
