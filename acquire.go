@@ -104,12 +104,15 @@ func (m *Manager) grace(lost *SubnetLostError, held subnet.Record) time.Duration
 	case lost.Err != nil:
 		return m.c.Hold // the config may be that of an old backup, and about to be put right
 	case !m.c.Move && lost.Taken.Created < held.Created && !lost.Taken.Reserved():
-		// The store has gone back to before this node held the subnet. Who held it
-		// then may have been dead for long, and expires; to end would help nobody.
-		return lostGrace + m.c.TTL
+		// The store has gone back to before this node held the subnet, or begun anew. Who
+		// has it may have been dead for long, and an operator can put that right.
+		return max(m.c.Hold, lostGrace)
 	}
 	return lostGrace
 }
+
+// releaseLimit bounds what releaseOthers may take.
+const releaseLimit = 5 * time.Second
 
 // releaseOthers gives back what else bears one of this node's addresses and was not
 // dropped with the claim of c. What cannot be given back now expires, unless it hangs
@@ -119,8 +122,12 @@ func (m *Manager) releaseOthers(ctx context.Context, records []subnet.Record, c 
 		return slices.ContainsFunc(c.Drop, func(d subnet.Record) bool { return d.Name == r.Name })
 	}
 	left := slices.DeleteFunc(subnet.Leftovers(records, m.self(), c.Key), dropped)
+	ctx, cancel := context.WithTimeout(ctx, releaseLimit) // nobody keeps the lease meanwhile
+	defer cancel()
 	for _, r := range left[:min(len(left), maxDrop)] {
-		_ = m.c.Store.Release(ctx, r)
+		if m.c.Store.Release(ctx, r) != nil {
+			return
+		}
 	}
 }
 

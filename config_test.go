@@ -192,6 +192,62 @@ func TestConfigLeavesNowhereToMove(t *testing.T) {
 	}
 }
 
+// It tries again when that config comes again, and has room by then.
+func TestConfigHasRoomLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := testServer(t)
+		a := startNode(t, server, 1, moving)
+		k := a.lease().Key
+		full := testNetwork(t, `{"Network":"10.0.0.0/28","SubnetLen":30,"Backend":{"Type":"host-gw"}}`)
+		names := []string{"10.0.0.0-30", "10.0.0.4-30", "10.0.0.8-30", "10.0.0.12-30"}
+		for _, n := range names {
+			server.Put(n, []byte("{}"), 0)
+		}
+		server.SetConfig(full)
+		time.Sleep(time.Minute)
+		if a.log.count("no other lease to move to") != 1 || a.m.Status().Record.Lease.Key != k {
+			t.Fatalf("log %q", a.log.lines)
+		}
+		server.SetConfig(testNetwork(t))
+		time.Sleep(time.Minute)
+		for _, n := range names {
+			server.Delete(n)
+		}
+		server.SetConfig(full)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if st := a.m.Status(); !full.Fits(st.Record.Lease.Key) {
+			t.Errorf("still %s; log %q", st.Record.Name, a.log.lines)
+		}
+	})
+}
+
+// A config that once did not fit, and comes again between a claim and its answer, is
+// told like another one.
+func TestConfigNoLongerFitsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := testServer(t)
+		a := startNode(t, server, 1, func(c *Config) { c.Watcher = server.Client() })
+		k := a.lease().Key
+		server.SetConfig(testNetwork(t, otherNetwork))
+		time.Sleep(time.Minute)
+		server.SetConfig(testNetwork(t))
+		time.Sleep(time.Minute)
+		told := len(kinds[*ConfigEvent](a))
+		a.store.SetFaults(memory.Faults{Answer: time.Second})
+		server.Delete(k.String())
+		for len(server.Snapshot().Records) == 0 {
+			time.Sleep(50 * time.Millisecond)
+		}
+		server.SetConfig(testNetwork(t, otherNetwork))
+		time.Sleep(time.Minute)
+		es := kinds[*ConfigEvent](a)[told:]
+		if len(es) != 1 || es[0].Fits {
+			t.Errorf("told %+v; log %q", es, a.log.lines)
+		}
+	})
+}
+
 // A node takes its own record back also if the config has a family that the node
 // has no address of.
 func TestConfigWithAnotherFamily(t *testing.T) {

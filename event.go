@@ -20,7 +20,8 @@ type LeaseEvent struct {
 	Previous subnet.Key // zero for the first
 }
 
-// StoreEvent says that the store cannot be heard (Err) or can be again (nil).
+// StoreEvent says that the store cannot be heard (Err) or can be again (nil), see
+// StoreStatus.
 type StoreEvent struct{ Err error }
 
 // ConfigEvent says that the network config in the store changed.

@@ -47,7 +47,8 @@ type Config struct {
 	// Move makes the Manager take a new subnet when its own was lost to another
 	// node, or when the config changed so that its lease no longer fits. By
 	// default Run returns ErrSubnetLost for the first, and keeps the lease until
-	// the next start for the second: containers live on the old subnet.
+	// the next start for the second: containers live on the old subnet. Where there
+	// is no other to be had the lease is kept with Move too.
 	Move bool
 
 	Node   subnet.Node  // the host name and a random instance if zero

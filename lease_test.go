@@ -215,9 +215,14 @@ func TestLeaseLostInOutage(t *testing.T) {
 	})
 }
 
-// A backup from when somebody who is dead by now held the subnet ends nobody: the
-// dead one's lease runs out.
+// A backup from when somebody who is dead by now held the subnet leaves an operator
+// the hold time to release it.
 func TestLeaseOfTheDeadRestored(t *testing.T) {
+	t.Run("released", func(t *testing.T) { testLeaseOfTheDead(t, true) })
+	t.Run("left", func(t *testing.T) { testLeaseOfTheDead(t, false) })
+}
+
+func testLeaseOfTheDead(t *testing.T, released bool) {
 	synctest.Test(t, func(t *testing.T) {
 		server := testServer(t)
 		dead := startNode(t, server, 1)
@@ -235,12 +240,21 @@ func TestLeaseOfTheDeadRestored(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		server.Restore(backup)
-		time.Sleep(time.Hour)
+		time.Sleep(DefaultHold - time.Second)
 		synctest.Wait()
 		if st := a.m.Status(); st.State != StateJoining || !errors.Is(st.Waiting, ErrSubnetLost) {
 			t.Errorf("%v, waiting for %v", st.State, st.Waiting)
 		}
-		time.Sleep(DefaultTTL)
+		if !released {
+			time.Sleep(5 * time.Second)
+			if err := <-a.done; !errors.Is(err, ErrSubnetLost) {
+				t.Errorf("ended with %v", err)
+			}
+			a.done <- nil // for who ends it
+			return
+		}
+		server.Delete(k.String())
+		time.Sleep(time.Second)
 		b.wantRoutes(a)
 		if st := a.m.Status(); st.State != StateHeld || st.Record.Lease.Key != k {
 			t.Errorf("%v with %s", st.State, st.Record.Name)

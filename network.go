@@ -25,6 +25,9 @@ func (m *Manager) takeConfig(nc subnet.NetworkConfig, now time.Time) {
 		return
 	}
 	m.status.Config = nc
+	if m.fits(nc.Config) {
+		m.unfit = subnet.Config{}
+	}
 	if nc.Config == old.Config {
 		if old.Err != nil {
 			m.log.Info("network config in the store is usable again")

@@ -62,6 +62,12 @@ func (m *Manager) takeLease(r subnet.Record, nc subnet.NetworkConfig, dropped []
 		m.tellConfig(latest)
 	}
 	m.closeNetworks(now)
+	// What showed up while this node joined.
+	for _, p := range m.table.peers {
+		if _, gone := find(dropped, p.record.Name); !gone {
+			m.takeLeftovers([]subnet.Record{p.record})
+		}
+	}
 }
 
 // takeOwn takes in what the store shows under the name of this node's lease.

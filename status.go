@@ -76,7 +76,8 @@ func (s State) String() string {
 // MarshalText returns what String does, so that a State reads well in JSON.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// StoreStatus is how well the store can be heard.
+// StoreStatus is how well the store can be heard. It cannot while the watch is broken
+// or the store does not confirm the lease.
 type StoreStatus struct {
 	Err      error     // nil if it can be heard
 	Since    time.Time // of the present state

@@ -23,7 +23,8 @@ type SubnetStore interface {
 	// Claim writes c.Lease in one indivisible step, provided that the config is
 	// still the one of c.ConfigRevision, that the key does not exist (c.Held
 	// nil) or is as c.Held saw it, and that each of c.Drop, of which there are at
-	// most 32, is as last seen. If c.Seen is set it is as subnet.Claim says. Else nothing is written and the error wraps subnet.ErrConflict.
+	// most 32, is as last seen; what c.Seen asks for besides, subnet.Claim says. Else
+	// nothing is written and the error wraps subnet.ErrConflict.
 	//
 	// A key that is created expires c.TTL after it was last kept alive. One that
 	// is taken back stays on what keeps it alive already, and a reservation

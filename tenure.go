@@ -22,8 +22,8 @@ func (m *Manager) tenure(ctx context.Context) error {
 	case <-m.look: // snap is what the loop wants to have looked at
 	default:
 	}
-	var held *subnet.Record // what this run holds, or held last
-	var stuck subnet.Config // under which there was no subnet to move to
+	var held *subnet.Record        // what this run holds, or held last
+	var stuck subnet.NetworkConfig // under which there was no subnet to move to
 	b := m.backoff()
 	for {
 		r, err := m.acquire(ctx, snap, held)
@@ -31,7 +31,7 @@ func (m *Manager) tenure(ctx context.Context) error {
 			return err
 		}
 		held = &r
-		failing := false
+		acquired, failing := time.Now(), false
 		for {
 			since := time.Now()
 			err := m.keep(ctx, r)
@@ -53,6 +53,11 @@ func (m *Manager) tenure(ctx context.Context) error {
 				failing = true
 				b.wait(ctx, m.look)
 			}
+			if time.Since(acquired) < backoffLast && (lost || !m.holds(ctx)) {
+				// Another process with this node's address may hold another subnet, and each
+				// drops the other's.
+				b.wait(ctx, nil)
+			}
 			var ok bool
 			if snap, _, ok = m.snapshot(ctx); !ok {
 				return nil
@@ -70,8 +75,8 @@ func (m *Manager) tenure(ctx context.Context) error {
 					}
 					break
 				}
-			} else if m.c.Move && c.Err == nil && c.Config != stuck {
-				stuck = c.Config
+			} else if m.c.Move && c.Err == nil && c != stuck {
+				stuck = c
 				break
 			}
 			r = now
@@ -128,15 +133,27 @@ func find(records []subnet.Record, name string) (subnet.Record, bool) {
 	return records[i], true
 }
 
+// rivalAnswers is how long a Keep that has begun may need to hear of a rival that is
+// still there.
+const rivalAnswers = 3 * time.Minute
+
 // keep keeps r alive until it is lost or the store fails, and then says why, or
 // until the loop asks for a look.
 func (m *Manager) keep(ctx context.Context, r subnet.Record) error {
 	kctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)
+	met, began := false, time.Now()
 	go func() {
 		done <- m.c.Store.Keep(kctx, r, m.c.Node, func(n subnet.Renewal) {
-			m.tellLoop(kctx, func() { m.takeRenewal(r, n) })
+			met = met || n.Rival != nil
+			early := !met && time.Since(began) < rivalAnswers // Keep begins without knowing of anybody
+			m.tellLoop(kctx, func() {
+				if early {
+					n.Rival = m.status.Rival
+				}
+				m.takeRenewal(r, n)
+			})
 		})
 	}()
 	select {
@@ -194,7 +211,9 @@ func (m *Manager) snapshot(ctx context.Context) (snap subnet.Snapshot, atOnce, o
 func (m *Manager) waiting(ctx context.Context, err error) {
 	m.tellLoop(ctx, func() {
 		if m.status.State == StateHeld {
-			return // it only wanted to look how the lease stands
+			// It only wanted to look how the lease stands, but nobody keeps it meanwhile.
+			m.takeHearing(&m.unkept, err, time.Now())
+			return
 		}
 		before := m.status.Waiting
 		m.status.Waiting = err

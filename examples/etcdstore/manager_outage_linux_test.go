@@ -63,7 +63,7 @@ func (m *manager) outlives(o outage) {
 	})
 	took := time.Since(returned)
 	m.t.Logf("caught up after %v", took.Round(time.Millisecond))
-	if took > prompt {
+	if took > late {
 		m.t.Errorf("caught up after %v, want within %v", took, prompt)
 	}
 

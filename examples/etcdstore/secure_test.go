@@ -90,7 +90,7 @@ func TestPassword(t *testing.T) {
 	if _, err := root.UserChangePassword(t.Context(), "node", "second"); err != nil {
 		t.Fatal(err)
 	}
-	if took := l.hears(t, true); took > prompt {
+	if took := l.hears(t, true); took > late {
 		t.Errorf("noticed after %v that it is no longer refused", took)
 	}
 	oneOutage(t, l)

@@ -28,7 +28,7 @@ func exits() map[int]string {
 		exitUsage:      "a flag, an argument or an environment variable is wrong",
 		exitUplink:     "the interface to the other hosts is not there, or has no address that is needed",
 		exitSubnetFile: "the subnet file cannot be written",
-		exitSubnetLost: "another host has come to hold this host's subnet; its containers must move",
+		exitSubnetLost: "another host has come to hold this host's subnet, or the lease was lost and no longer fits the network; its containers must move",
 		exitFull:       "the network has no free subnet",
 		exitInUse:      "another hostgwd runs on this host, or on this data directory",
 	}

@@ -79,7 +79,7 @@ func (s *Store) call(parent context.Context, do func(context.Context) error) err
 	case parent.Err() != nil:
 	case ctx.Err() != nil:
 		s.calls.lost()
-	case time.Since(began) < callTimeout:
+	case err == nil && time.Since(began) < callTimeout:
 		s.calls.answered()
 	}
 	return err

@@ -146,7 +146,7 @@ func (r *Report) fillLease(s hostgw.Status, now time.Time) {
 		}
 	}
 	if s.State == hostgw.StateHeld && !s.Config.Config.Fits(k) {
-		r.Problems = append(r.Problems, "this host's lease "+l.Name+" no longer fits the config in the store, and is kept until the next start")
+		r.Problems = append(r.Problems, "this host's lease "+l.Name+" no longer fits the config in the store, and is kept for now")
 	}
 	if s.TTL > 0 {
 		l.Seconds = max(0, (s.TTL - now.Sub(s.Renewed)).Seconds())
