@@ -15,23 +15,28 @@ import (
 // onBothKernels calls f with the real kernel, in a network namespace of its own, and
 // with the fake one. Both have an interface called lo, and room for blackhole routes.
 func onBothKernels(t *testing.T, f func(t *testing.T, dial DialFunc)) {
-	t.Run("real", func(t *testing.T) {
-		if os.Getuid() != 0 {
-			t.Skip("needs root, to make a network namespace")
-		}
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			runtime.LockOSThread() // the thread ends with this goroutine, and the namespace with its sockets
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				t.Errorf("making a network namespace: %v", err)
-				return
-			}
-			f(t, dialKernel)
-		}()
-		<-done
-	})
+	t.Run("real", func(t *testing.T) { inNamespace(t, func() { f(t, dialKernel) }) })
 	t.Run("fake", func(t *testing.T) { f(t, netlinktest.New().Dial) })
+}
+
+// inNamespace calls f in a network namespace of its own, in which there is only lo.
+// f must not end the test.
+func inNamespace(t *testing.T, f func()) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to make a network namespace")
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // the thread ends with this goroutine, and the namespace with its sockets
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Errorf("making a network namespace: %v", err)
+			return
+		}
+		f()
+	}()
+	<-done
 }
 
 // blackhole is a request about a route that needs no gateway.

@@ -2,27 +2,14 @@ package netlinkx
 
 import (
 	"net/netip"
-	"os"
-	"runtime"
 	"testing"
 
 	"github.com/mdlayher/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // The kernel does not deliver the events that our requests cause, and all others.
 func TestEchoesAreMute(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root, to make a network namespace")
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // the thread ends with this goroutine, and the namespace with its sockets
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			t.Errorf("making a network namespace: %v", err)
-			return
-		}
+	inNamespace(t, func() {
 		events, err := dialEvents(dialKernel)
 		if err != nil {
 			t.Error(err)
@@ -64,23 +51,12 @@ func TestEchoesAreMute(t *testing.T) {
 				t.Errorf("heard of %v, want %s: %v", r.subnet, want, err)
 			}
 		}
-	}()
-	<-done
+	})
 }
 
 // Sequence numbers go round without confusing anything.
 func TestSequenceGoesRound(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root, to make a network namespace")
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			t.Errorf("making a network namespace: %v", err)
-			return
-		}
+	inNamespace(t, func() {
 		c, err := dialRequests(dialKernel)
 		if err != nil {
 			t.Error(err)
@@ -104,6 +80,5 @@ func TestSequenceGoesRound(t *testing.T) {
 				t.Errorf("after number %d: %v", c.seq, a)
 			}
 		}
-	}()
-	<-done
+	})
 }
