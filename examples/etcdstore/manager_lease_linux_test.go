@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/hostgw/hostgw"
 	"github.com/hostgw/hostgw/examples/internal/etcdtest"
 	"github.com/hostgw/hostgw/subnet"
@@ -43,6 +45,31 @@ func TestManagerExpired(t *testing.T) {
 	}
 	if b, e := m.log.count(saysBegin), m.log.count(saysEnd); b != 1 || e != 1 {
 		t.Errorf("said %d times that the outage began and %d times that it ended, want once each", b, e)
+	}
+}
+
+// TestManagerClaimedLate has a claim of an earlier try arrive when the node holds
+// another lease already, on the same etcd lease. It is given back, and nothing else is.
+func TestManagerClaimedLate(t *testing.T) {
+	s := etcdtest.Start(t, nil)
+	network(t, s.Operator())
+	m := manage(t, self, at(s.Endpoint()))
+	before := m.Status().Record
+	value, err := holder(self).MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := prefix + "/subnets/" + key(77).String()
+	put(t, s.Operator(), other, string(value), clientv3.WithLease(clientv3.LeaseID(before.Token)))
+	m.awaits("it is given back", func() bool {
+		got, err := s.Operator().Get(t.Context(), other)
+		return err == nil && len(got.Kvs) == 0
+	})
+	if now := m.Status().Record; !m.held() || now.Created != before.Created || created(t, s.Operator(), self) != before.Created {
+		t.Errorf("its lease was %+v and is %+v", before, now)
+	}
+	if ids := leasesOf(t, s.Operator()); len(ids) != 1 {
+		t.Errorf("etcd leases %v", ids)
 	}
 }
 

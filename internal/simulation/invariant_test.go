@@ -392,9 +392,7 @@ func (c *cluster) checkConverged() []string {
 		if expiring[h] != want {
 			bad.add(7, "%s holds %s, and %d expiring leases in the store are its", h.name, st.Record.Name, expiring[h])
 		}
-		// A message of its own former life, or a backup from then, may look like a rival.
-		rival := st.Rival != nil && st.Rival.Name != h.name
-		if st.State != hostgw.StateHeld || st.Waiting != nil || rival || !sn.Config.Config.Fits(st.Record.Lease.Key) {
+		if st.State != hostgw.StateHeld || st.Waiting != nil || st.Rival != nil || !sn.Config.Config.Fits(st.Record.Lease.Key) {
 			bad.add(1, "%s is %v with %s, waiting for %v, rival %v", h.name, st.State, st.Record.Name, st.Waiting, st.Rival)
 		}
 		for _, p := range st.Peers {

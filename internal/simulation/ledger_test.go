@@ -176,6 +176,9 @@ func (l *ledger) take(d memory.Deed) {
 			l.leave(old, loss{at: now, revision: u.Revision, replaced: true})
 			if same(old.Record, u.Put[0]) {
 				since, noticed = old.since, old.noticed
+				if old.Token != u.Put[0].Token {
+					noticed = now // who keeps it by its token has to begin anew
+				}
 			}
 		}
 		l.enter(u.Put[0], since, noticed)
