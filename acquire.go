@@ -43,7 +43,8 @@ func (m *Manager) acquire(ctx context.Context, snap subnet.Snapshot, held *subne
 		if err == nil {
 			h := m.claimant(snap.Config.Config, c)
 			c.Drop = droppable(c, h, tries > quickTries)
-			absent = absent || c.Held == nil // the answer to a try that wrote one may have been lost
+			// The answer to a try that wrote one may have been lost.
+			absent = absent || c.Held == nil && len(subnet.Leftovers(snap.Records, m.self(), c.Key)) == 0
 			var r subnet.Record
 			if r, err = m.claim(ctx, snap, h, c); err == nil {
 				nc := snap.Config

@@ -27,6 +27,9 @@
 // metrics can be built on the last two. Logs go to a slog.Logger, one line for
 // what happens and none for what does not.
 //
+// To change routes takes root or CAP_NET_ADMIN. That the host forwards packets at all,
+// and what its packet filters let through, is left to the embedder.
+//
 // A store that cannot be reached changes nothing: routes stay, and the Manager
 // catches up when it is back. A lease that is malformed, or that asks for more
 // than its due, gets no route and a [Reason], and delays nobody else. When Run

@@ -38,7 +38,7 @@ type PeerEvent struct {
 }
 
 // RivalEvent says that another process claims this node's lease with this
-// node's address.
+// node's address. That it has gone is told by Status.Rival alone.
 type RivalEvent struct{ Rival subnet.Node }
 
 // RouteEvent says that routes reached another state in the kernel.

@@ -74,7 +74,7 @@ func releaseOwn(ctx context.Context, c *call) error {
 	case errors.Is(err, errNobodyHolds):
 		fmt.Fprintf(c.stdout, "no lease to release: %v\n", err)
 	case err != nil:
-		return err
+		return fmt.Errorf("%s is not released (with the settings of the daemon it can be): %w", key, err)
 	case r.Reserved():
 		fmt.Fprintf(c.stdout, "%s is reserved and stays; hostgwd lease release %s deletes it\n", key, key)
 	default:

@@ -41,7 +41,7 @@ func commands() []command {
 	return []command{
 		{name: "status", usage: "[-o json] [-watch]", short: "show what the daemon on this host does", flags: statusFlags, run: runStatus},
 		{name: "plan", usage: "[-o json] [flags]", short: "print what a start would change on this host, and change nothing", flags: outputFlag, run: runPlan},
-		{name: "lease", usage: "ls|reserve|release [SUBNET…]", short: "list the network's leases, reserve one for good, or delete one", args: true, flags: outputFlag, run: runLease},
+		{name: "lease", usage: "ls|reserve|release [SUBNET…]", short: "list the network's leases, reserve one for good (-public-ip for a host that has none yet), or delete one", args: true, flags: outputFlag, run: runLease},
 		{name: "cleanup", usage: "[-release]", short: "remove routes and packet filter rules of a daemon that has stopped", flags: cleanupFlags, run: runCleanup},
 		{name: "completion", usage: "bash|zsh|fish", short: "print the completion script of a shell", args: true, run: runCompletion},
 		{name: "help", usage: "[command]", short: "say what hostgwd can be told", args: true, run: runHelp},

@@ -35,7 +35,11 @@ func runLease(ctx context.Context, c *call) error {
 		return err
 	}
 	defer client.Close()
-	if err := operations[c.Args[0]](ctx, c, etcd.New(client, c.EtcdPrefix)); err != nil {
+	err = operations[c.Args[0]](ctx, c, etcd.New(client, c.EtcdPrefix))
+	if errors.Is(err, errUsage) {
+		return err // the store has nothing to do with it
+	}
+	if err != nil {
 		return fmt.Errorf("store %s: %w", strings.Join(client.Endpoints(), ","), err)
 	}
 	return nil

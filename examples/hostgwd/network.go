@@ -57,7 +57,7 @@ func seedOwn(ctx context.Context, kv clientv3.KV, prefix string, wish subnet.Con
 	if err != nil {
 		return 0, err
 	}
-	key, saidKey := prefix+"/config", "/hostgwd/flags"+prefix
+	key, saidKey := prefix+"/config", flagsKey(prefix)
 	for {
 		got, err := kv.Txn(ctx).Then(clientv3.OpGet(key), clientv3.OpGet(saidKey)).Commit()
 		if err != nil {
@@ -95,6 +95,24 @@ func seedOwn(ctx context.Context, kv clientv3.KV, prefix string, wish subnet.Con
 		}
 	}
 }
+
+// seedFollows reports whether seedOwn would make our own etcd hold the network of the
+// flags: unless they say what they said last.
+func seedFollows(ctx context.Context, kv clientv3.KV, prefix string, wish subnet.Config) (bool, error) {
+	text, err := json.Marshal(wish)
+	if err != nil {
+		return false, err
+	}
+	got, err := kv.Get(ctx, flagsKey(prefix))
+	if err != nil {
+		return false, fmt.Errorf("read what the flags said last: %w", err)
+	}
+	said := first(got.Kvs)
+	return said == nil || string(said.Value) != string(text), nil
+}
+
+// flagsKey is where what the flags said last is kept.
+func flagsKey(prefix string) string { return "/hostgwd/flags" + prefix }
 
 func first[T any](list []T) (zero T) {
 	if len(list) == 0 {

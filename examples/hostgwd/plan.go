@@ -78,9 +78,11 @@ func planSnapshot(ctx context.Context, c *call) (snap subnet.Snapshot, own bool,
 	if err != nil {
 		return snap, false, err
 	}
+	seeds := false // a start would see to the network in an etcd of our own, which runs now
 	if len(c.EtcdEndpoints) == 0 {
-		_, err := status.Get(ctx, c.Socket)
+		r, err := status.Get(ctx, c.Socket)
 		running := err == nil
+		seeds = running && r.Store.Embedded && c.HasNetwork()
 		switch access := c.CheckAccess(); {
 		case !running && access != nil:
 			return snap, false, classed{errUsage, access}
@@ -102,6 +104,15 @@ func planSnapshot(ctx context.Context, c *call) (snap subnet.Snapshot, own bool,
 	snap, err = etcd.New(client, c.EtcdPrefix).Snapshot(ctx)
 	if errors.Is(snap.Config.Err, subnet.ErrNoConfig) && c.HasNetwork() {
 		snap.Config = subnet.NetworkConfig{Config: wish}
+	}
+	if err == nil && seeds {
+		follows, err := seedFollows(ctx, client, c.EtcdPrefix, wish)
+		if err != nil {
+			return snap, false, err
+		}
+		if follows {
+			snap.Config = subnet.NetworkConfig{Config: wish}
+		}
 	}
 	return snap, false, err
 }

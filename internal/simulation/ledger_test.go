@@ -35,6 +35,7 @@ type ledger struct {
 	ttl   time.Duration
 	hold  time.Duration
 
+	epoch      int
 	violations []string
 	note       func(format string, args ...any) // trace; nil if nobody reads it
 }
@@ -51,7 +52,8 @@ type stored struct {
 // loss is how a way got lost.
 type loss struct {
 	at       time.Time
-	revision int64 // what went in one step has the same
+	revision int64 // what went in one step has the same,
+	epoch    int   // and this: how often the store had begun anew by then
 
 	of      subnet.Record
 	noticed time.Time // since when it had been there
@@ -139,6 +141,7 @@ func (l *ledger) take(d memory.Deed) {
 	u := d.Update
 	switch {
 	case u.Snapshot != nil:
+		l.epoch++
 		l.takeConfig(u.Snapshot.Config, now)
 		had, named := l.ways, l.records
 		l.records, l.ways = map[string]*stored{}, map[way]*stored{}
@@ -239,7 +242,7 @@ func (l *ledger) enter(r subnet.Record, since, noticed time.Time) {
 func (l *ledger) leave(s *stored, how loss) {
 	delete(l.records, s.Name)
 	l.bygone(*s, how.at)
-	how.noticed, how.of = s.noticed, s.Record
+	how.noticed, how.of, how.epoch = s.noticed, s.Record, l.epoch
 	l.gone[s.Name] = append(l.gone[s.Name], how)
 	for _, w := range waysOf(s.Record) {
 		delete(l.ways, w)
@@ -463,7 +466,7 @@ func (l *ledger) unjustified(h *host, w, came way, now time.Time) string {
 // was, or h's own lease was lost in the same step.
 func (l *ledger) whole(h *host, of loss) bool {
 	return of.whole || slices.ContainsFunc(l.gone[h.run.record.Name], func(own loss) bool {
-		return own.at.Equal(of.at) && own.revision == of.revision && !own.replaced && !own.whole
+		return own.at.Equal(of.at) && own.revision == of.revision && own.epoch == of.epoch && !own.replaced && !own.whole
 	})
 }
 

@@ -36,7 +36,7 @@ func (t *tap) Claim(ctx context.Context, c subnet.Claim) (subnet.Record, error) 
 		record subnet.Record
 		err    error
 	}
-	if c.Held == nil {
+	if c.Held == nil && len(c.Drop) == 0 {
 		unlock := t.lock()
 		t.run.absent = true
 		unlock()

@@ -24,7 +24,7 @@ type Store struct {
 }
 
 // New returns the store of a single node, holding the network config c and no
-// leases. A config that breaks a rule is stored as one that cannot be read, and
+// leases. What is zero in c is filled in, see [subnet.Config.Complete]. A config that breaks a rule is stored as one that cannot be read, and
 // whoever reads it is told which rule.
 func New(c subnet.Config) *Store {
 	s := NewServer()

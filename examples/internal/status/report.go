@@ -4,6 +4,7 @@ package status
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/hostgw/hostgw"
@@ -72,6 +73,14 @@ type Peer struct {
 	Routes   []Route   `json:"routes"`
 }
 
+// subnet is the first one of a peer; zero if it cannot be read.
+func (p Peer) subnet() netip.Prefix {
+	if len(p.Routes) == 0 {
+		return netip.Prefix{}
+	}
+	return p.Routes[0].Subnet
+}
+
 // Route is a peer's route in one address family, or why there is none.
 type Route struct {
 	Subnet  netip.Prefix `json:"subnet,omitzero"`
@@ -125,6 +134,8 @@ func (r *Report) Fill(s hostgw.Status, now time.Time) {
 	for _, p := range s.Peers {
 		r.Peers = append(r.Peers, NewPeer(p))
 	}
+	// By number, as lease ls does; what cannot be read comes first, by name.
+	slices.SortStableFunc(r.Peers, func(a, b Peer) int { return a.subnet().Compare(b.subnet()) })
 	c := s.Routes
 	r.Counters = Counters{c.Added, c.Replaced, c.Removed, c.Failed, c.Repaired, c.Looks, c.Overruns, c.Found}
 }

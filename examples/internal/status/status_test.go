@@ -58,7 +58,7 @@ func TestReport(t *testing.T) {
 	if len(r.Problems) > 0 {
 		t.Errorf("problems where all is well: %q", r.Problems)
 	}
-	if p := r.Peers[1].Routes[0]; p.State != NoRoute || p.Reason != "unreadable" || p.Error != "what is that" {
+	if p := r.Peers[0].Routes[0]; p.State != NoRoute || p.Reason != "unreadable" || p.Error != "what is that" {
 		t.Errorf("an unreadable peer is told as %+v", p)
 	}
 	var out bytes.Buffer
@@ -66,7 +66,7 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"held, ready", "192.168.1.192/26 via 172.17.42.40 (23h59m left, confirmed 1m0s ago)", "eth0, MTU 1500, up", "(embedded)", "prefix /p",
+		"held, ready", "192.168.1.192/26 via 172.17.42.40 (23h59m left, renewed 1m0s ago)", "eth0, MTU 1500, up", "(embedded)", "prefix /p",
 		"192.168.6.192/26  172.17.42.41  installed  2m0s", "unreadable: what is that",
 	} {
 		if !strings.Contains(out.String(), want) {

@@ -32,7 +32,7 @@ func Print(w io.Writer, r Report) error {
 	if l := r.Lease; l != nil {
 		left := "a reservation, never expires"
 		if !l.Reserved {
-			left = fmt.Sprintf("%s left, confirmed %s ago", Short(time.Duration(l.Seconds*float64(time.Second))), Short(r.Time.Sub(l.Renewed)))
+			left = fmt.Sprintf("%s left, renewed %s ago", Short(time.Duration(l.Seconds*float64(time.Second))), Short(r.Time.Sub(l.Renewed)))
 		}
 		line("lease", "%s via %s (%s)", join(l.Subnets), joinAddrs(l.Gateways), left)
 	}
@@ -74,7 +74,11 @@ func why(p Peer, rt Route) string {
 		parts = append(parts, rt.Error)
 	}
 	if !p.Missing.IsZero() {
-		parts = append(parts, "the store does not show it any more; held")
+		text := "the store does not show it any more"
+		if rt.State != NoRoute {
+			text += "; held"
+		}
+		parts = append(parts, text)
 	}
 	return strings.Join(parts, ": ")
 }
