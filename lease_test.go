@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,23 +14,23 @@ import (
 	"github.com/hostgw/hostgw/subnet"
 )
 
-// refusing is a store whose reads are refused once bad is set, each time in other
+// refusing is a store whose reads are refused while bad is set, each time in other
 // words, while its watch and its keeping go on.
 type refusing struct {
 	*memory.Store
-	bad   *bool
+	bad   *atomic.Bool
 	tries int
 }
 
 func (r *refusing) Snapshot(ctx context.Context) (subnet.Snapshot, error) {
-	if *r.bad {
+	if r.bad.Load() {
 		r.tries++
 		return subnet.Snapshot{}, fmt.Errorf("read tcp 10.0.0.1:%d: connection reset", 32768+r.tries)
 	}
 	return r.Store.Snapshot(ctx)
 }
 
-func refusingReads(bad *bool) func(*Config) {
+func refusingReads(bad *atomic.Bool) func(*Config) {
 	return func(c *Config) {
 		c.Watcher = c.Store.(LeaseWatcher)
 		c.Store = &refusing{Store: c.Store.(*memory.Store), bad: bad}
@@ -41,11 +42,11 @@ func refusingReads(bad *bool) func(*Config) {
 func TestLeaseLostWithoutReading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := testServer(t)
-		var bad bool
+		var bad atomic.Bool
 		a := startNode(t, server, 1, refusingReads(&bad))
 		k := a.lease().Key
 		synctest.Wait()
-		bad = true
+		bad.Store(true)
 		server.Delete(k.String())
 		server.Put(k.String(), []byte(`{"PublicIP":"172.17.42.99","PublicIPv6":null,"BackendType":"host-gw"}`), 100*time.Hour)
 		time.Sleep(10 * time.Minute)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -142,18 +143,18 @@ func TestLeaseKeptWhileReleasing(t *testing.T) {
 func TestLeaseLookedForInVain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := testServer(t)
-		var bad bool
+		var bad atomic.Bool
 		a := startNode(t, server, 1, refusingReads(&bad))
 		a.lease()
 		synctest.Wait()
-		bad = true
+		bad.Store(true)
 		server.Put("192.168.7.0-26", []byte(own), 100*time.Hour)
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if st := a.m.Status(); st.Store.Err == nil || st.Store.Outages != 1 {
 			t.Errorf("store %+v", st.Store)
 		}
-		bad = false
+		bad.Store(false)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if st := a.m.Status(); st.Store.Err != nil || a.log.count("store can be heard again") != 1 {

@@ -228,6 +228,11 @@ func TestWipeSwapped(t *testing.T) {
 			return leases
 		}
 		l.knows(t, fill(0)...)
+		now, err := server.Operator().Get(t.Context(), prefix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.until(t, "all that was written", func(us []subnet.Update) bool { return us[len(us)-1].Revision >= now.Header.Revision })
 
 		snapshots := l.snapshots()
 		proxy.Freeze()
