@@ -39,8 +39,7 @@ var mutants = []mutant{
 
 	// The Manager: leases.
 	{name: "lease not kept alive", file: "tenure.go",
-		old: "done <- m.c.Store.Keep(kctx, r, m.c.Node, func(n subnet.Renewal) {\n\t\t\tm.tellLoop(kctx, func() { m.takeRenewal(r, n) })\n\t\t})",
-		new: "<-kctx.Done()\n\t\tdone <- nil"},
+		old: "done <- m.c.Store.Keep(kctx, r, m.c.Node, func(n subnet.Renewal) {", new: "keep := func(ctx context.Context, _ subnet.Record, _ subnet.Node, _ func(subnet.Renewal)) error { <-ctx.Done(); return nil }\n\t\tdone <- keep(kctx, r, m.c.Node, func(n subnet.Renewal) {"},
 	{name: "restart takes another subnet", file: "acquire.go",
 		old: "return subnet.Select(c, records,",
 		new: "foreign := func(r subnet.Record) bool { return r.Err == nil && r.Lease.Holder.Same(h) }\n\treturn subnet.Select(c, slices.DeleteFunc(slices.Clone(records), foreign),"},
