@@ -119,9 +119,7 @@ const releaseLimit = 5 * time.Second
 // dropped with the claim of c. What cannot be given back now expires, unless it hangs
 // on the same handle as the lease; then the next claim drops it.
 func (m *Manager) releaseOthers(ctx context.Context, records []subnet.Record, c subnet.Choice) {
-	dropped := func(r subnet.Record) bool {
-		return slices.ContainsFunc(c.Drop, func(d subnet.Record) bool { return d.Name == r.Name })
-	}
+	dropped := func(r subnet.Record) bool { _, ok := find(c.Drop, r.Name); return ok }
 	left := slices.DeleteFunc(subnet.Leftovers(records, m.self(), c.Key), dropped)
 	ctx, cancel := context.WithTimeout(ctx, releaseLimit) // nobody keeps the lease meanwhile
 	defer cancel()

@@ -215,16 +215,10 @@ func touch(touched map[*peer]struct{}) func(*peer) {
 	return func(p *peer) { touched[p] = struct{}{} }
 }
 
-// anyIn reports whether a sound lease has a subnet inside network for which in is true.
+// anyIn reports whether a sound lease has a subnet inside network for which in is
+// true. All peers must have been judged.
 func (t *peerTable) anyIn(network netip.Prefix, in func(netip.Prefix) bool) bool {
-	return t.contenders.anyIn(network, func(c claimant) bool {
-		for i, r := range t.sound(c.peer.record) {
-			if i == c.family && in(r.Subnet) {
-				return true
-			}
-		}
-		return false
-	})
+	return t.contenders.anyIn(network, func(c claimant) bool { return in(c.peer.routes[c.family].Subnet) })
 }
 
 // before reports whether p's claim to an address goes before o's: a lease the

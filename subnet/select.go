@@ -66,7 +66,6 @@ func Select(c Config, records []Record, r Request, avoid ...netip.Prefix) (Choic
 		return Choice{}, err
 	}
 	var held *Record
-	var unfit []Record
 	taken := make([]*Record, 0, len(records))
 	for i := range records {
 		rec := &records[i]
@@ -77,8 +76,7 @@ func Select(c Config, records []Record, r Request, avoid ...netip.Prefix) (Choic
 			if held == nil || preferred(*rec, *held) < 0 {
 				held = rec
 			}
-		case mine && !rec.Reserved():
-			unfit = append(unfit, *rec)
+		case mine && !rec.Reserved(): // makes way, see Leftovers
 		default:
 			taken = append(taken, rec)
 		}
@@ -98,8 +96,7 @@ func Select(c Config, records []Record, r Request, avoid ...netip.Prefix) (Choic
 		v4.avoid = v4.occupy(v4.avoid, p)
 		v6.avoid = v6.occupy(v6.avoid, p)
 	}
-	slices.SortFunc(unfit, preferred)
-	for _, rec := range unfit {
+	for _, rec := range Leftovers(records, r.Holder, Key{}) {
 		v4.wish(rec.Lease.Key.IPv4)
 		v6.wish(rec.Lease.Key.IPv6)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/hostgw/hostgw/examples/internal/setting"
@@ -64,7 +65,7 @@ func seedOwn(ctx context.Context, kv clientv3.KV, prefix string, wish subnet.Con
 			return 0, fmt.Errorf("read %s: %w", key, err)
 		}
 		stored, said := first(got.Responses[0].GetResponseRange().Kvs), first(got.Responses[1].GetResponseRange().Kvs)
-		repeated := said != nil && string(said.Value) == string(text)
+		repeated := says(said, text)
 		outcome := seedWritten
 		var revision int64
 		if stored != nil {
@@ -107,8 +108,11 @@ func seedFollows(ctx context.Context, kv clientv3.KV, prefix string, wish subnet
 	if err != nil {
 		return false, fmt.Errorf("read what the flags said last: %w", err)
 	}
-	said := first(got.Kvs)
-	return said == nil || string(said.Value) != string(text), nil
+	return !says(first(got.Kvs), text), nil
+}
+
+func says(kv *mvccpb.KeyValue, text []byte) bool {
+	return kv != nil && string(kv.Value) == string(text)
 }
 
 // flagsKey is where what the flags said last is kept.
