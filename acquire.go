@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/hostgw/hostgw/subnet"
@@ -49,7 +48,6 @@ func (m *Manager) acquire(ctx context.Context, snap subnet.Snapshot, held *subne
 			if r, err = m.claim(ctx, snap, h, c); err == nil {
 				nc := snap.Config
 				m.tellLoop(ctx, func() { m.takeLease(r, nc, c.Drop, absent) })
-				m.releaseOthers(ctx, snap.Records, c)
 				return r, nil
 			}
 		}
@@ -115,13 +113,12 @@ func (m *Manager) grace(lost *SubnetLostError, held subnet.Record) time.Duration
 // releaseLimit bounds what releaseOthers may take.
 const releaseLimit = 5 * time.Second
 
-// releaseOthers gives back what else bears one of this node's addresses and was not
-// dropped with the claim of c. What cannot be given back now expires, unless it hangs
-// on the same handle as the lease; then the next claim drops it.
-func (m *Manager) releaseOthers(ctx context.Context, records []subnet.Record, c subnet.Choice) {
-	dropped := func(r subnet.Record) bool { _, ok := find(c.Drop, r.Name); return ok }
-	left := slices.DeleteFunc(subnet.Leftovers(records, m.self(), c.Key), dropped)
-	ctx, cancel := context.WithTimeout(ctx, releaseLimit) // nobody keeps the lease meanwhile
+// releaseOthers gives back what bears one of this node's addresses beside the lease of
+// k. What cannot be given back now expires, unless it hangs on the same handle as the
+// lease; then the next claim drops it.
+func (m *Manager) releaseOthers(ctx context.Context, records []subnet.Record, k subnet.Key) {
+	left := subnet.Leftovers(records, m.self(), k)
+	ctx, cancel := context.WithTimeout(ctx, releaseLimit) // nobody looks meanwhile
 	defer cancel()
 	for _, r := range left[:min(len(left), maxDrop)] {
 		if m.c.Store.Release(ctx, r) != nil {

@@ -87,6 +87,7 @@ type Manager struct {
 	wanted    wantedState
 	unheard   error         // why the watch cannot be heard; nil if it can
 	unkept    error         // why the store does not confirm the lease; nil if it does
+	unread    error         // why tenure cannot look how the lease stands; nil if it can
 	unfit     subnet.Config // the last one that this node's lease was found not to fit
 	unsettled bool          // whether peers that are missing had no chance to be back yet
 	events    []Event       // to be observed once mu is free

@@ -159,12 +159,15 @@ func (m *Manager) takeUpdate(u subnet.Update) {
 	}
 }
 
-// takeHearing takes in whether one of the two that talk to the store, the watch and
-// who keeps the lease, can be heard. The store is away while either cannot.
+// takeHearing takes in whether one of the three that talk to the store, the watch, who
+// keeps the lease and who looks how it stands, can be heard. The store is away while
+// one cannot.
 func (m *Manager) takeHearing(of *error, err error, now time.Time) {
 	*of = err
-	if err = m.unheard; err == nil {
-		err = m.unkept
+	for _, err = range [...]error{m.unheard, m.unkept, m.unread} {
+		if err != nil {
+			break
+		}
 	}
 	st := &m.status.Store
 	switch {

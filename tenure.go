@@ -30,63 +30,74 @@ func (m *Manager) tenure(ctx context.Context) error {
 		if err != nil || ctx.Err() != nil {
 			return err
 		}
+		acquired := time.Now()
 		held = &r
-		acquired, failing := time.Now(), false
-		for {
-			since := time.Now()
-			err := m.keep(ctx, r)
-			if ctx.Err() != nil {
-				return nil
-			}
-			if time.Since(since) > backoffLast {
-				b.reset()
-				failing = false
-			}
-			lost := errors.Is(err, subnet.ErrLeaseLost)
-			switch {
-			case lost:
-				m.tellLoop(ctx, func() { m.lose(r.Name) }) // reading may take long
-			case err != nil:
-				if !failing {
-					m.log.Warn("keeping the lease failed; trying again", "lease", r.Name, "err", err)
-				}
-				failing = true
-				b.wait(ctx, m.look)
-			}
-			if time.Since(acquired) < backoffLast && (lost || !m.holds(ctx)) {
-				// Another process with this node's address may hold another subnet, and each
-				// drops the other's.
-				b.wait(ctx, nil)
-			}
-			var ok bool
-			if snap, _, ok = m.snapshot(ctx); !ok {
-				return nil
-			}
-			now, there := find(snap.Records, r.Name)
-			if lost || !there || now.Err != nil || !now.Lease.Holder.Same(r.Lease.Holder) || !m.holds(ctx) {
-				break
-			}
-			if c := snap.Config; c.Err == nil && c.Config.Fits(r.Lease.Key) {
-				if !alike(now.Lease.Holder, m.holder(c.Config)) && !m.hasRival() {
-					// A backup brought it back as it once was. Whoever else keeps changing
-					// it is not to be raced.
-					if time.Since(since) < backoffLast {
-						b.wait(ctx, nil)
-					}
-					break
-				}
-			} else if m.c.Move && c.Err == nil && c != stuck {
-				stuck = c
-				break
-			}
-			r = now
-			m.tellLoop(ctx, func() { m.status.Record = now })
-			m.releaseOthers(ctx, snap.Records, subnet.Choice{Key: r.Lease.Key})
+		var ok bool
+		if snap, ok = m.hold(ctx, held, &stuck); !ok {
+			return nil
 		}
+		if time.Since(acquired) > backoffLast {
+			b.reset()
+			continue
+		}
+		// Whoever keeps changing it is not to be raced: another process with this node's
+		// address may hold another subnet, and each drops the other's.
+		b.wait(ctx, nil)
+		if snap, _, ok = m.snapshot(ctx); !ok {
+			return nil
+		}
+	}
+}
+
+// hold keeps r, and looks how it stands whenever the loop asks for that, until r is
+// lost or must be given up. It returns what the store holds then; false if ctx ends.
+// It leaves r as the store holds it.
+func (m *Manager) hold(ctx context.Context, r *subnet.Record, stuck *subnet.NetworkConfig) (snap subnet.Snapshot, ok bool) {
+	kctx, cancel := context.WithCancel(ctx)
+	kept := make(chan struct{})
+	go func(r subnet.Record) {
+		defer close(kept)
+		m.keep(kctx, r)
+	}(*r)
+	defer func() {
+		cancel()
+		<-kept
 		m.tellLoop(ctx, func() {
 			m.lose(r.Name)
-			m.takeHearing(&m.unkept, nil, time.Now()) // the store has just been read
+			m.takeHearing(&m.unkept, nil, time.Now()) // nobody asks for it any more
 		})
+	}()
+	for {
+		lost := false
+		select {
+		case <-m.look:
+		case <-kept:
+			lost = true
+			m.tellLoop(ctx, func() { m.lose(r.Name) }) // reading may take long
+		}
+		var atOnce bool
+		if snap, atOnce, ok = m.snapshot(ctx); !ok {
+			return snap, false
+		}
+		if !atOnce {
+			m.tellLoop(ctx, func() { m.takeHearing(&m.unread, nil, time.Now()) })
+		}
+		now, there := find(snap.Records, r.Name)
+		if lost || !there || now.Err != nil || now.Token != r.Token || !now.Lease.Holder.Same(r.Lease.Holder) || !m.holds(ctx) {
+			return snap, true
+		}
+		switch c := snap.Config; {
+		case c.Err == nil && c.Config.Fits(r.Lease.Key):
+			if !alike(now.Lease.Holder, m.holder(c.Config)) && !m.hasRival() {
+				return snap, true // a backup brought it back as it once was
+			}
+		case m.c.Move && c.Err == nil && c != *stuck:
+			*stuck = c
+			return snap, true
+		}
+		*r = now
+		m.tellLoop(ctx, func() { m.status.Record = now })
+		m.releaseOthers(ctx, snap.Records, now.Lease.Key)
 	}
 }
 
@@ -133,36 +144,27 @@ func find(records []subnet.Record, name string) (subnet.Record, bool) {
 	return records[i], true
 }
 
-// rivalAnswers is how long a Keep that has begun may need to hear of a rival that is
-// still there.
-const rivalAnswers = 3 * time.Minute
-
-// keep keeps r alive until it is lost or the store fails, and then says why, or
-// until the loop asks for a look.
-func (m *Manager) keep(ctx context.Context, r subnet.Record) error {
-	kctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	done := make(chan error, 1)
-	met, began := false, time.Now()
-	go func() {
-		done <- m.c.Store.Keep(kctx, r, m.c.Node, func(n subnet.Renewal) {
-			met = met || n.Rival != nil
-			early := !met && time.Since(began) < rivalAnswers // Keep begins without knowing of anybody
-			m.tellLoop(kctx, func() {
-				if early {
-					n.Rival = m.status.Rival
-				}
-				m.takeRenewal(r, n)
-			})
+// keep keeps r alive until it is lost or ctx ends.
+func (m *Manager) keep(ctx context.Context, r subnet.Record) {
+	b := m.backoff()
+	failing := false
+	for {
+		since := time.Now()
+		err := m.c.Store.Keep(ctx, r, m.c.Node, func(n subnet.Renewal) {
+			m.tellLoop(ctx, func() { m.takeRenewal(r, n) })
 		})
-	}()
-	select {
-	case <-m.look:
-		cancel()
-		<-done
-		return nil
-	case err := <-done:
-		return err
+		if ctx.Err() != nil || errors.Is(err, subnet.ErrLeaseLost) {
+			return
+		}
+		if time.Since(since) > backoffLast {
+			b.reset()
+			failing = false
+		}
+		if !failing {
+			m.log.Warn("keeping the lease failed; trying again", "lease", r.Name, "err", err)
+		}
+		failing = true
+		b.wait(ctx, nil)
 	}
 }
 
@@ -211,8 +213,7 @@ func (m *Manager) snapshot(ctx context.Context) (snap subnet.Snapshot, atOnce, o
 func (m *Manager) waiting(ctx context.Context, err error) {
 	m.tellLoop(ctx, func() {
 		if m.status.State == StateHeld {
-			// It only wanted to look how the lease stands, but nobody keeps it meanwhile.
-			m.takeHearing(&m.unkept, err, time.Now())
+			m.takeHearing(&m.unread, err, time.Now()) // it only wanted to look how the lease stands
 			return
 		}
 		before := m.status.Waiting

@@ -39,10 +39,10 @@ var mutants = []mutant{
 
 	// The Manager: leases.
 	{name: "lease not kept alive", file: "tenure.go",
-		old: "done <- m.c.Store.Keep(kctx, r, m.c.Node, func(n subnet.Renewal) {", new: "keep := func(ctx context.Context, _ subnet.Record, _ subnet.Node, _ func(subnet.Renewal)) error { <-ctx.Done(); return nil }\n\t\tdone <- keep(kctx, r, m.c.Node, func(n subnet.Renewal) {"},
+		old: "err := m.c.Store.Keep(ctx, r,", new: "keep := func(ctx context.Context, _ subnet.Record, _ subnet.Node, _ func(subnet.Renewal)) error { <-ctx.Done(); return nil }\n\t\terr := keep(ctx, r,"},
 	{name: "restart takes another subnet", file: "acquire.go",
 		old: "return subnet.Select(c, records,",
-		new: "foreign := func(r subnet.Record) bool { return r.Err == nil && r.Lease.Holder.Same(h) }\n\treturn subnet.Select(c, slices.DeleteFunc(slices.Clone(records), foreign),"},
+		new: "var foreign []subnet.Record\n\tfor _, r := range records {\n\t\tif r.Err != nil || !r.Lease.Holder.Same(h) {\n\t\t\tforeign = append(foreign, r)\n\t\t}\n\t}\n\treturn subnet.Select(c, foreign,"},
 	{name: "old lease left behind by a move", file: "subnet/select.go",
 		old: "return Choice{Key: k, Drop: Leftovers(records, r.Holder, k)}, nil", new: "return Choice{Key: k}, nil"},
 	{name: "lost race ends the daemon", file: "acquire.go",
