@@ -26,6 +26,21 @@ func dual(ipv6 string) func(*Config) {
 
 func moving(c *Config) { c.Move = true }
 
+// startClaiming starts a node that has claimed its lease and has no answer yet, while
+// its watch is prompt.
+func startClaiming(t *testing.T, server *memory.Server) *testNode {
+	t.Helper()
+	a := startNode(t, server, 1, func(c *Config) {
+		c.Watcher = server.Client()
+		c.Store.(*memory.Store).SetFaults(memory.Faults{Answer: time.Second})
+	})
+	time.Sleep(500 * time.Millisecond)
+	if n := len(server.Snapshot().Records); n != 1 {
+		t.Fatalf("%d records, want the claimed one", n)
+	}
+	return a
+}
+
 // told returns the config that an observer of n takes to be in force.
 func told(n *testNode) (c subnet.Config) {
 	for _, e := range n.events {
@@ -67,14 +82,7 @@ func TestConfigWidenedWhileJoining(t *testing.T) {
 func TestConfigWidenedWhileClaiming(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := testServer(t)
-		a := startNode(t, server, 1, func(c *Config) {
-			c.Watcher = server.Client()
-			c.Store.(*memory.Store).SetFaults(memory.Faults{Answer: time.Second})
-		})
-		time.Sleep(500 * time.Millisecond)
-		if n := len(server.Snapshot().Records); n != 1 {
-			t.Fatalf("%d records, want the claimed one", n)
-		}
+		a := startClaiming(t, server)
 		wide := testNetwork(t, widerNetwork)
 		server.SetConfig(wide)
 		time.Sleep(time.Minute)

@@ -91,14 +91,7 @@ func TestRivalOnAnotherSubnet(t *testing.T) {
 func TestLeaseClaimedLateWhileJoining(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := testServer(t)
-		a := startNode(t, server, 1, func(c *Config) {
-			c.Watcher = server.Client()
-			c.Store.(*memory.Store).SetFaults(memory.Faults{Answer: time.Second})
-		})
-		time.Sleep(500 * time.Millisecond)
-		if n := len(server.Snapshot().Records); n != 1 {
-			t.Fatalf("%d records, want the claimed one", n)
-		}
+		a := startClaiming(t, server)
 		server.Put("192.168.7.0-26", []byte(own), 24*time.Hour)
 		time.Sleep(time.Minute)
 		a.lease()

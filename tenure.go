@@ -49,6 +49,9 @@ func (m *Manager) tenure(ctx context.Context) error {
 	}
 }
 
+// rivalTime is how long a rival's answers may take before it is known as one.
+const rivalTime = 500 * time.Millisecond
+
 // hold keeps r, and looks how it stands whenever the loop asks for that, until r is
 // lost or must be given up. It returns what the store holds then; false if ctx ends.
 // It leaves r as the store holds it.
@@ -89,7 +92,16 @@ func (m *Manager) hold(ctx context.Context, r *subnet.Record, stuck *subnet.Netw
 		switch c := snap.Config; {
 		case c.Err == nil && c.Config.Fits(r.Lease.Key):
 			if !alike(now.Lease.Holder, m.holder(c.Config)) && !m.hasRival() {
-				return snap, true // a backup brought it back as it once was
+				// A backup brought it back as it once was, or somebody wrote it with whom
+				// Keep is talking just now.
+				select {
+				case <-ctx.Done():
+				case <-kept:
+				case <-time.After(rivalTime):
+				}
+				if !m.hasRival() {
+					return snap, true
+				}
 			}
 		case m.c.Move && c.Err == nil && c != *stuck:
 			*stuck = c

@@ -12,11 +12,21 @@ import (
 	"github.com/hostgw/hostgw/netlinkx/netlinktest"
 )
 
-// onBothKernels calls f with the real kernel, in a network namespace of its own, and
-// with the fake one. Both have an interface called lo, and room for blackhole routes.
-func onBothKernels(t *testing.T, f func(t *testing.T, dial DialFunc)) {
-	t.Run("real", func(t *testing.T) { inNamespace(t, func() { f(t, dialKernel) }) })
-	t.Run("fake", func(t *testing.T) { f(t, netlinktest.New().Dial) })
+// onBothKernels calls f with a socket of the real kernel, in a network namespace of its
+// own, and with one of the fake kernel. Both have an interface called lo, and room for
+// blackhole routes. f must not end the test.
+func onBothKernels(t *testing.T, f func(t *testing.T, c *requestConn)) {
+	on := func(t *testing.T, dial DialFunc) {
+		c, err := dialRequests(dial)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		f(t, c)
+	}
+	t.Run("real", func(t *testing.T) { inNamespace(t, func() { on(t, dialKernel) }) })
+	t.Run("fake", func(t *testing.T) { on(t, netlinktest.New().Dial) })
 }
 
 // inNamespace calls f in a network namespace of its own, in which there is only lo.
@@ -48,13 +58,7 @@ func blackhole(op operation, p string) request {
 // Answers that come after nobody waited for them any more are not taken for those to
 // the next questions.
 func TestLateAnswers(t *testing.T) {
-	onBothKernels(t, func(t *testing.T, dial DialFunc) {
-		c, err := dialRequests(dial)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer c.Close()
+	onBothKernels(t, func(t *testing.T, c *requestConn) {
 		leave := func(q request) {
 			c.seq++
 			m, _ := q.message(nil, tableMain)
@@ -76,7 +80,7 @@ func TestLateAnswers(t *testing.T) {
 		leave(blackhole(opAdd, "10.5.2.0/24"))
 		leave(blackhole(opAdd, "10.5.2.0/24"))
 		var seen []netip.Prefix
-		err = c.routes(tableMain, func() {}, func(r kernelRoute, _ uint32) {
+		err := c.routes(tableMain, func() {}, func(r kernelRoute, _ uint32) {
 			if r.protocol == 104 {
 				seen = append(seen, r.subnet)
 			}
@@ -95,13 +99,7 @@ func TestLateAnswers(t *testing.T) {
 // A process that gets no time to read until it should have heard the answers finds
 // them where they are.
 func TestAnswersReadLate(t *testing.T) {
-	onBothKernels(t, func(t *testing.T, dial DialFunc) {
-		c, err := dialRequests(dial)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer c.Close()
+	onBothKernels(t, func(t *testing.T, c *requestConn) {
 		c.patience = 1 // is over before anything can be read
 		a, err := c.ask([]request{blackhole(opAdd, "10.5.1.0/24"), blackhole(opRemove, "10.5.9.0/24"), blackhole(opAdd, "10.5.2.0/24")}, tableMain)
 		if err != nil || a[0].outcome != outcomeDone || a[1].outcome != outcomeAbsent || a[2].outcome != outcomeDone {

@@ -1,7 +1,6 @@
 package netlinkx
 
 import (
-	"net/netip"
 	"testing"
 
 	"github.com/mdlayher/netlink"
@@ -30,10 +29,8 @@ func TestEchoesAreMute(t *testing.T) {
 		defer theirs.Close()
 		muteEchoes(events, ours.PID())
 
-		const blackhole = 6
 		add := func(c *requestConn, p string) {
-			q := request{op: opAdd, route: kernelRoute{subnet: netip.MustParsePrefix(p), protocol: 104, kind: blackhole}}
-			if a, err := c.ask([]request{q}, tableMain); err != nil || a[0].outcome != outcomeDone {
+			if a, err := c.ask([]request{blackhole(opAdd, p)}, tableMain); err != nil || a[0].outcome != outcomeDone {
 				t.Errorf("adding %s: %v, %v", p, a, err)
 			}
 		}
@@ -68,8 +65,8 @@ func TestSequenceGoesRound(t *testing.T) {
 			// Nothing is on-link in a fresh namespace.
 			qs := []request{
 				{op: opAdd, route: held("10.5.1.0/24 192.0.2.7", through(0))},
-				{op: opAdd, route: kernelRoute{subnet: netip.MustParsePrefix("10.5.2.0/24"), protocol: 104, kind: 6}},
-				{op: opRemove, route: kernelRoute{subnet: netip.MustParsePrefix("10.5.2.0/24"), protocol: 104, kind: 6}},
+				blackhole(opAdd, "10.5.2.0/24"),
+				blackhole(opRemove, "10.5.2.0/24"),
 			}
 			a, err := c.ask(qs, tableMain)
 			if err != nil {
