@@ -1,6 +1,7 @@
 package etcdstore
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -45,6 +46,36 @@ func TestManagerExpired(t *testing.T) {
 	}
 	if b, e := m.log.count(saysBegin), m.log.count(saysEnd); b != 1 || e != 1 {
 		t.Errorf("said %d times that the outage began and %d times that it ended, want once each", b, e)
+	}
+}
+
+// TestManagerStoresNoTime looks at everything that a node leaves in etcd: there is no
+// time in it that another host's clock could disagree with. How long the lease lives
+// is etcd's to count, in seconds from when it was granted.
+func TestManagerStoresNoTime(t *testing.T) {
+	s := etcdtest.Start(t, nil)
+	network(t, s.Operator())
+	m := manage(t, self, at(s.Endpoint()))
+	all, err := s.Operator().Get(t.Context(), "\x00", clientv3.WithFromKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := m.Status().Record.Name
+	lease := fmt.Sprintf(`{"PublicIP":"%v","PublicIPv6":null,"BackendType":"host-gw"}`, address(self))
+	user := fmt.Sprintf(`{"Node":%q,"Instance":%q}`, who(self).Name, who(self).Instance)
+	want := map[string]string{prefix + "/subnets/" + name: lease, prefix + "/users/" + name: user}
+	for _, kv := range all.Kvs {
+		key := string(kv.Key)
+		if key == prefix+"/config" {
+			continue
+		}
+		if string(kv.Value) != want[key] {
+			t.Errorf("etcd holds %s=%s, want %q", key, kv.Value, want[key])
+		}
+		delete(want, key)
+	}
+	if len(want) > 0 {
+		t.Errorf("etcd does not hold %v", want)
 	}
 }
 

@@ -131,6 +131,14 @@ func (s *segment) must(host int, args ...string) string {
 	return out
 }
 
+func (s *segment) report(host int) (r status.Report) {
+	s.t.Helper()
+	if err := json.Unmarshal([]byte(s.must(host, "status", "-o", "json")), &r); err != nil {
+		s.t.Fatal(err)
+	}
+	return r
+}
+
 func (s *segment) leases(host int) map[string]leaseRow {
 	s.t.Helper()
 	var rows []leaseRow
@@ -185,10 +193,7 @@ func TestHostsJoinAndLeave(t *testing.T) {
 	})
 
 	// What it says of itself.
-	var r status.Report
-	if err := json.Unmarshal([]byte(s.must(0, "status", "-o", "json")), &r); err != nil {
-		t.Fatal(err)
-	}
+	r := s.report(0)
 	if !r.Ready || r.State != "held" || !r.Store.Embedded || !r.Store.Heard || len(r.Peers) != 1 || r.Peers[0].Name != env2.Key().String() || len(r.Problems) > 0 {
 		t.Errorf("status %+v", r)
 	}
@@ -481,10 +486,7 @@ func TestMoveOnLoss(t *testing.T) {
 	if !p.Running() {
 		t.Error("it has ended")
 	}
-	var r status.Report
-	if err := json.Unmarshal([]byte(s.must(1, "status", "-o", "json")), &r); err != nil {
-		t.Fatal(err)
-	}
+	r := s.report(1)
 	if r.State != "held" || r.Lease.Name != after.Key().String() || len(r.Problems) > 0 {
 		t.Errorf("status %+v", r)
 	}
